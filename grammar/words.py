@@ -1,0 +1,75 @@
+"""The words of the language: one table that the parser, the checker, the editors and the documentation read.
+
+Neither lark nor mlx is imported here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+STATEMENTS: Final[dict[str, str]] = {
+    "model": "the model to load",
+    "sae": "a dictionary, bound to a site",
+    "prompt": "a named prompt",
+    "let": "a named number or feature set",
+    "at": "interventions at one or more sites",
+    "record": "activations to keep in the result",
+    "run": "run prompts, baseline and edited side by side",
+    "generate": "continue a prompt, baseline and edited side by side",
+}
+"""Words that start a statement, with what the statement says."""
+
+EDITS: Final[dict[str, str]] = {
+    "ablate": "remove the influence of features or of the whole site",
+    "amplify": "multiply by a number",
+    "set": "force to a value",
+    "clamp": "bound to a range",
+    "add": "add multiples of decoder directions",
+}
+"""Words that start an edit."""
+
+POSITIONS: Final[dict[str, str]] = {
+    "prompt": "positions of the prompt",
+    "gen": "generated tokens, read as input",
+    "last": "the newest token at every step",
+    "all": "every position; dictionary edits skip BOS unless trained on it",
+    "everywhere": "every position, BOS included",
+    "bos": "the beginning-of-sequence token",
+    "every": "every place where the prompt spells a token",
+    "span": "all tokens of a spelled string",
+}
+"""Words of the position language, after `@`."""
+
+OTHER: Final[dict[str, str]] = {
+    "to": "clamp f3 to 0..5",
+    "on": 'sae g = "path" on L12.mlp',
+    "x": "amplify f7 x2",
+    "except": "@ all except bos",
+}
+
+COMPONENTS: Final[dict[str, str]] = {
+    "resid_pre": "residual stream before the block",
+    "resid_mid": "residual stream between attention and MLP",
+    "resid_post": "residual stream after the block",
+    "attn": "what attention adds to the residual stream",
+    "attn.raw": "the attention sublayer's own output, before a post-norm",
+    "attn.in": "what attention reads, after the pre-norm",
+    "attn.z": "heads' outputs: input of the output projection",
+    "mlp": "what the MLP adds to the residual stream",
+    "mlp.raw": "the MLP's own output, before a post-norm",
+    "mlp.in": "what the MLP reads, after the pre-norm",
+    "mlp.act": "neurons: input of the down projection",
+}
+"""Components of a layer, in the order in which a block computes them is `sites.ORDER`."""
+
+COMPONENT_ALIASES: Final[dict[str, str]] = {"resid": "resid_post"}
+
+GLOBAL_SITES: Final[dict[str, str]] = {
+    "embed": "what enters block 0",
+    "final": "output of the final norm",
+    "logits": "the model's output, after any softcap",
+}
+"""Sites without a layer."""
+
+RESERVED: Final[frozenset[str]] = frozenset(STATEMENTS) | frozenset(EDITS) | frozenset(POSITIONS) | frozenset(OTHER)
+"""Words that cannot be used as names."""

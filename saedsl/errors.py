@@ -1,0 +1,56 @@
+"""Every exception that saedsl raises on purpose.
+
+SaedslError
+├── ProgramError      the program has mistakes; `.diagnostics` lists them all
+├── ModelError        a model cannot be found, read or understood
+├── SAEError          a dictionary cannot be found, read, or does not fit
+├── ShapeError        an array has the wrong shape (also a ValueError)
+├── TrainingError     training cannot start or go on
+├── RunError          a checked program failed while it ran
+└── ResultError       a saved result cannot be written or read
+
+A message says what is wrong, where, and how to mend it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from saedsl.grammar.source import Diagnostic
+
+
+class SaedslError(Exception):
+    """Root of all errors raised by saedsl."""
+
+
+class ProgramError(SaedslError):
+    """A program has mistakes. `diagnostics` holds every one of them, in source order."""
+
+    def __init__(self, diagnostics: tuple[Diagnostic, ...]) -> None:
+        self.diagnostics = diagnostics
+        super().__init__("\n\n".join(d.render() for d in diagnostics))
+
+
+class ModelError(SaedslError):
+    """A model cannot be found, read or understood."""
+
+
+class SAEError(SaedslError):
+    """A dictionary cannot be found, read, or does not fit where it is used."""
+
+
+class ShapeError(SaedslError, ValueError):
+    """An array has the wrong shape."""
+
+
+class TrainingError(SaedslError):
+    """Training cannot start or go on."""
+
+
+class RunError(SaedslError):
+    """A checked program failed while it ran."""
+
+
+class ResultError(SaedslError):
+    """A saved result cannot be written or read."""
