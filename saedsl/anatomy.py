@@ -1,0 +1,208 @@
+"""Where each mlx-lm model family keeps its sites, and what is known of a model before its weights are read.
+
+No mlx here: `ModelInfo` comes from `config.json` alone. `saedsl.trace.verify` holds the table against a loaded model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from saedsl.errors import ModelError
+from saedsl.grammar.words import COMPONENTS, GLOBAL_SITES
+from saedsl.sites import Site
+
+Side = Literal["in", "out"]
+
+
+@dataclass(frozen=True)
+class HookPoint:
+    """One side of one module's call."""
+
+    module: str
+    """Dotted path from the model, "" for the model itself."""
+    side: Side
+
+    def __str__(self) -> str:
+        return f"{self.module or 'model'} {self.side}"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Module paths of one block, relative to the block."""
+
+    attn: str = "self_attn"
+    """The attention sublayer."""
+    mlp: str = "mlp"
+    """The MLP sublayer."""
+    o_proj: str = "self_attn.o_proj"
+    """Its input is z."""
+    down_proj: str = "mlp.down_proj"
+    """Its input is the neurons."""
+    mid_norm: str = "post_attention_layernorm"
+    """Its input is resid_mid."""
+    attn_post_norm: str = ""
+    """Norm applied to attention's output before it is added, if the family has one."""
+    mlp_post_norm: str = ""
+    """Likewise for the MLP."""
+    blocks: str = "model.layers"
+    final_norm: str = "model.norm"
+
+
+_LLAMA = Family()
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "smollm3": _LLAMA,
+    "phi3": _LLAMA,
+    "starcoder2": Family(down_proj="mlp.c_proj"),
+    "gemma2": Family(
+        mid_norm="pre_feedforward_layernorm",
+        attn_post_norm="post_attention_layernorm",
+        mlp_post_norm="post_feedforward_layernorm",
+    ),
+    "gpt2": Family(
+        attn="attn",
+        o_proj="attn.c_proj",
+        down_proj="mlp.c_proj",
+        mid_norm="ln_2",
+        blocks="model.h",
+        final_norm="model.ln_f",
+    ),
+}
+"""By `model_type` of config.json. A family that is not here is refused."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What config.json tells: enough to check and plan a program."""
+
+    name: str
+    """As the user named it: a folder, a hub id, or `demo`."""
+    model_type: str
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    bos_token_id: int | None = None
+    path: Path | None = field(default=None, compare=False)
+    """The model's folder; None for a model that exists in memory only."""
+
+    @property
+    def family(self) -> Family:
+        """Raises ModelError for a model_type that is not supported."""
+        try:
+            return FAMILIES[self.model_type]
+        except KeyError:
+            near = get_close_matches(self.model_type, FAMILIES, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ModelError(
+                f"{self.name}: model_type {self.model_type!r} is not supported{hint}; "
+                f"supported: {', '.join(FAMILIES)}"
+            ) from None
+
+    def width(self, site: Site) -> int:
+        """Size of the last axis of the activation at `site`."""
+        if site.component == "attn.z":
+            return self.n_heads * self.d_head
+        return {"mlp.act": self.d_mlp, "logits": self.d_vocab}.get(site.component, self.d_model)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site of the model, in the order of a forward."""
+        layered = (Site(layer, c) for layer in range(self.n_layers) for c in COMPONENTS)
+        return tuple(sorted([*layered, *(Site(None, c) for c in GLOBAL_SITES)]))
+
+    def hook_point(self, site: Site) -> HookPoint:
+        """Where `site` is read, and edited too, but for `resid_mid`: its edits go into attention's contribution."""
+        family = self.family
+        if site.layer is None:
+            return {
+                "embed": HookPoint(f"{family.blocks}.0", "in"),
+                "final": HookPoint(family.final_norm, "out"),
+                "logits": HookPoint("", "out"),
+            }[site.component]
+        module, side = _in_block(family)[site.component]
+        return HookPoint(f"{family.blocks}.{site.layer}{'.' if module else ''}{module}", side)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], name: str, path: Path | None = None) -> ModelInfo:
+        """Read a config.json's keys, whichever of the families' spellings they have.
+
+        Raises:
+            ModelError: if a size is missing or is not a positive whole number.
+        """
+
+        def size(what: str, *keys: str, default: int | None = None) -> int:
+            value = next((config[k] for k in keys if config.get(k) is not None), default)
+            if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+                raise ModelError(f"{name}: config.json gives no {what} (looked for {', '.join(keys)})")
+            return value
+
+        model_type = config.get("model_type")
+        if not isinstance(model_type, str):
+            raise ModelError(f"{name}: config.json has no model_type, so this is not a language model's folder")
+        if model_type not in FAMILIES:
+            return cls(name, model_type, 1, 1, 1, 1, 1, 1, 1, path=path)
+        d_model = size("d_model", "hidden_size", "n_embd")
+        n_heads = size("number of heads", "num_attention_heads", "n_head")
+        bos = config.get("bos_token_id")
+        return cls(
+            name=name,
+            model_type=model_type,
+            n_layers=size("number of layers", "num_hidden_layers", "n_layer"),
+            d_model=d_model,
+            n_heads=n_heads,
+            n_kv_heads=size("number of KV heads", "num_key_value_heads", default=n_heads),
+            d_head=size("head size", "head_dim", default=d_model // n_heads),
+            d_mlp=size("MLP width", "intermediate_size", "n_inner", default=4 * d_model),
+            d_vocab=size("vocabulary size", "vocab_size"),
+            bos_token_id=bos if isinstance(bos, int) else None,
+            path=path,
+        )
+
+    @classmethod
+    def read(cls, path: Path, name: str | None = None) -> ModelInfo:
+        """Read a model folder's config.json. Raises ModelError if there is none, it is broken, or it is unsupported."""
+        name = name or str(path)
+        config = path / "config.json"
+        if not path.is_dir():
+            raise ModelError(f"{name}: there is no such folder")
+        if not config.is_file():
+            raise ModelError(f"{name}: not a model's folder, it has no config.json")
+        try:
+            data = json.loads(config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise ModelError(f"{config}: cannot be read as JSON ({e})") from None
+        if not isinstance(data, dict):
+            raise ModelError(f"{config}: holds no JSON object")
+        info = cls.from_config(data, name, path)
+        _ = info.family
+        return info
+
+
+def _in_block(family: Family) -> dict[str, tuple[str, Side]]:
+    """Component -> (module in the block, side)."""
+    return {
+        "resid_pre": ("", "in"),
+        "attn.in": (family.attn, "in"),
+        "attn.z": (family.o_proj, "in"),
+        "attn.raw": (family.attn, "out"),
+        "attn": (family.attn_post_norm or family.attn, "out"),
+        "resid_mid": (family.mid_norm, "in"),
+        "mlp.in": (family.mlp, "in"),
+        "mlp.act": (family.down_proj, "in"),
+        "mlp.raw": (family.mlp, "out"),
+        "mlp": (family.mlp_post_norm or family.mlp, "out"),
+        "resid_post": ("", "out"),
+    }

@@ -1,0 +1,67 @@
+"""Where models and dictionaries named in programs are on this machine. Nothing is downloaded, nothing is loaded."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from saedsl.errors import ModelError, SAEError
+
+DEMO = Path(__file__).parent / "demo" / "data"
+"""What comes with the package: `model/`, `saes/SITE/`, `transcoders/SITE/`."""
+
+
+def find_model(name: str, base: Path = Path()) -> Path:
+    """The folder of a model given as `demo`, a folder (relative to `base`, then to here), or a hub id already here.
+
+    Raises:
+        ModelError: if nothing by that name is on this machine.
+    """
+    if name == "demo":
+        path = DEMO / "model"
+        if not path.is_dir():
+            raise ModelError(
+                "the bundled model is missing from this installation: reinstall saedsl, "
+                "or run examples/train_demo_model.py in a checkout"
+            )
+        return path
+    given = Path(name).expanduser()
+    for candidate in (base / given, given):
+        if candidate.is_dir():
+            return candidate
+        if candidate.exists():
+            raise ModelError(f"{name}: a model is a folder with config.json, this is a file")
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(name, "config.json")
+        if isinstance(found, str):
+            return Path(found).parent
+        raise ModelError(f"{name}: there is no such folder, and no such hub model is on this machine; try: hf download {name}")
+    raise ModelError(f"{name}: there is no such folder")
+
+
+def find_sae(name: str, base: Path = Path()) -> Path:
+    """The folder or file of a dictionary given as a path (relative to `base`, then to here) or as `demo:L2.mlp`.
+
+    Raises:
+        SAEError: if nothing by that name is on this machine.
+    """
+    if name.startswith("demo:"):
+        known = {f"demo:{k}": v for k, v in [*bundled("saes").items(), *bundled("transcoders").items()]}
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.0)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise SAEError(f"{name}: no bundled dictionary has this name{hint}")
+        return known[name]
+    given = Path(name).expanduser()
+    for candidate in (base / given, given):
+        if candidate.exists():
+            return candidate
+    raise SAEError(f"{name}: there is no such file or folder")
+
+
+def bundled(kind: str) -> dict[str, Path]:
+    """The bundled `saes` by site text (`L2.mlp`), or `transcoders` by site text (`L2.mlp.transcoder`)."""
+    suffix = ".transcoder" if kind == "transcoders" else ""
+    return {f"{p.name}{suffix}": p for p in sorted((DEMO / kind).glob("L*"))}

@@ -1,0 +1,478 @@
+"""`InterpretableModel`: an mlx-lm model with its tokenizer, and what programs do to it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from saedsl.analyse import Given, analyse
+from saedsl.anatomy import ModelInfo
+from saedsl.errors import ModelError, ProgramError, RunError
+from saedsl.execute import Firing, StepFunctions, batches
+from saedsl.grammar.source import Source
+from saedsl.locate import find_model
+from saedsl.plan import Plan, PlannedPrompt, PlannedStep
+from saedsl.program import Step
+from saedsl.report import Report
+from saedsl.results import PromptResult, Result, Side, TokenChange
+from saedsl.sae.dictionary import SAE
+from saedsl.sae.tensorfile import file_sha256
+from saedsl.sites import Site
+from saedsl.tokens import Encoder, Tokens, wrap_tokenizer
+from saedsl.trace import Frame, Hooks, generate, verify
+
+Prompts = str | Sequence[str] | Mapping[str, str]
+SAEs = Mapping[str, SAE | str | Path]
+
+
+class InterpretableModel:
+    """A language model whose activations programs read and edit.
+
+    Loading checks that the model's family is known and that its residual stream adds up, so that a site is where its
+    name says. The model itself is never changed: hooks are there for the length of one forward only.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, name: str | None = None, path: Path | None = None) -> None:
+        """
+        Args:
+            model: an mlx-lm model, as `mlx_lm.load` returns it.
+            tokenizer: its tokenizer, mlx-lm's or Hugging Face's.
+            name: what programs and results call it; by default its model_type.
+            path: the folder it was loaded from.
+
+        Raises:
+            ModelError: if the family is not supported, or its modules are not where they are expected.
+        """
+        args = getattr(model, "args", None)
+        if not isinstance(model, nn.Module) or args is None:
+            raise ModelError(f"this {type(model).__name__} is not an mlx-lm model: load one with mlx_lm.load")
+        config = {k: v for k, v in vars(args).items() if not k.startswith("_")}
+        self.model = model
+        """The mlx-lm model."""
+        self.tokenizer = tokenizer
+        self.encoder: Encoder = wrap_tokenizer(tokenizer)
+        """Text to tokens, with pieces and offsets."""
+        info = ModelInfo.from_config(config, name or str(config.get("model_type")), path)
+        _ = info.family
+        self.info: ModelInfo = replace(info, bos_token_id=self.encoder.bos_token_id)
+        """Sizes and names; what programs are checked against."""
+        self._saes: dict[str, SAE] = {}
+        verify(model, self.info)
+        _leave_thread()
+
+    @classmethod
+    def load(cls, name: str | Path) -> InterpretableModel:
+        """Load `demo`, a model folder, or a hub model that is on this machine.
+
+        On a CPU, half-precision weights become float32: MLX multiplies those many times faster there.
+
+        Raises:
+            ModelError: if it cannot be found, read or understood.
+        """
+        from mlx_lm.utils import load_model, load_tokenizer
+
+        path = find_model(str(name))
+        ModelInfo.read(path, str(name))
+        try:
+            model, config = load_model(path)
+            tokenizer = load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
+        except Exception as e:  # whatever the readers of damaged files raise
+            raise ModelError(f"{name}: cannot be loaded ({type(e).__name__}: {str(e).strip()})") from e
+        if mx.default_device() == mx.cpu:
+            model.set_dtype(mx.float32)
+        mx.eval(model.parameters())
+        return cls(model, tokenizer, name=str(name), path=path)
+
+    # Running programs ---------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        program: str | Path,
+        *,
+        prompts: Prompts | None = None,
+        saes: SAEs | None = None,
+        bind: Mapping[str, float] | None = None,
+        top: int = 10,
+        progress: Callable[[str], None] | None = None,
+    ) -> Result:
+        """Run a program: each prompt twice, as it is and edited.
+
+        Args:
+            program: text, or the path of a `.saedsl` file (a `Path`).
+            prompts: what to run on where the program does not say; a text, several, or texts by name.
+            saes: dictionaries (or their folders) by site text (`"L2.mlp"`) or by the name the program uses.
+            bind: values of `$name`.
+            top: how many next tokens of either side `PromptResult.top` lists.
+            progress: called with a line before each prompt.
+
+        Raises:
+            ProgramError: if the program has mistakes; all of them are in it.
+            RunError: if the model yields NaN.
+        """
+        planned, weights, report = self.plan(program, prompts=prompts, saes=saes, bind=bind)
+        results: list[PromptResult] = []
+        for step in planned.steps:
+            for group in batches(step) if step.step.kind == "run" else [[i] for i in range(len(step.prompts))]:
+                if progress:
+                    progress(", ".join(step.prompts[i].name for i in group))
+                results += self._run_group(step, group, planned, weights, top)
+        warnings = [*(d.render() for d in report.warnings), *_silent(results)]
+        ids = {d.name: d.info.fingerprint for d in planned.program.used}
+        plan_id = planned.plan_id({"model": self.sha256, "tokenizer": self.tokenizer_sha256, **ids})
+        _leave_thread()
+        return Result(planned.program_id, plan_id, self.info.name, tuple(results), tuple(warnings))
+
+    def plan(
+        self,
+        program: str | Path,
+        *,
+        prompts: Mapping[str, str | Tokens] | Prompts | None = None,
+        saes: SAEs | None = None,
+        bind: Mapping[str, float] | None = None,
+    ) -> tuple[Plan, dict[str, SAE], Report]:
+        """Check and plan a program, and load the dictionaries it uses.
+
+        Returns:
+            The plan, the dictionaries by name, and the report, which holds warnings only.
+
+        Raises:
+            ProgramError: if the program has mistakes.
+        """
+        source, base = _source(program)
+        given = {_site_name(k): v if isinstance(v, SAE) else SAE.load(v) for k, v in (saes or {}).items()}
+        infos = {k: v.info for k, v in given.items()}
+        brought = Given(self.info, self.encoder, infos, bind or {}, _by_name(prompts), base)
+        planned, report = analyse(source, brought)
+        if report.errors or planned is None:
+            raise ProgramError(report.diagnostics)
+        weights = {d.name: given.get(d.name) or self._sae(d.info.path) for d in planned.program.used}
+        return planned, weights, report
+
+    def _sae(self, path: Path | None) -> SAE:
+        key = str(path)
+        if key not in self._saes:
+            self._saes[key] = SAE.load(key)
+        return self._saes[key]
+
+    def _run_group(
+        self, step: PlannedStep, group: list[int], planned: Plan, weights: Mapping[str, SAE], top: int
+    ) -> list[PromptResult]:
+        prompts = [step.prompts[i] for i in group]
+        d = planned.program.dictionaries
+        sides = []
+        for edited in (False, True):
+            functions = StepFunctions(step.step, prompts, d, weights, edited=edited)
+            hooks = Hooks(self.model, self.info, functions.functions, functions.captures)
+            if step.step.kind == "generate":
+                sides.append(self._generate(hooks, functions, prompts[0], step.step))
+            else:
+                sides.append(_forward(hooks, functions, prompts))
+        (baselines, _), (edits, firings) = sides
+        return [
+            self._result(step.step, p, b, e, f, top)
+            for p, b, e, f in zip(prompts, baselines, edits, firings, strict=True)
+        ]
+
+    def _generate(
+        self, hooks: Hooks, functions: StepFunctions, prompt: PlannedPrompt, step: Step
+    ) -> tuple[list[Side], list[tuple[Firing, ...]]]:
+        frames: list[Frame] = []
+        made: list[int] = []
+        first: mx.array | None = None
+        for token, logprobs, new in generate(hooks, prompt.tokens.ids, step.n, self.stop_tokens):
+            first = logprobs if first is None else first
+            made.append(token)
+            frames += new
+        if first is None:
+            raise RunError(f"the prompt {prompt.name} ends the text: the first token to generate is a stop token")
+        ids = prompt.tokens.ids
+        text = self.decode([*ids, *made])[len(self.decode(ids)) :]
+        side = Side(_checked(first), functions.recorded(frames, 0), tuple(made), text)
+        return [side], [functions.firings(frames, 0)]
+
+    def _result(
+        self, step: Step, p: PlannedPrompt, baseline: Side, edited: Side, firings: tuple[Firing, ...], top: int
+    ) -> PromptResult:
+        lp, lq = _log_softmax(baseline.logits), _log_softmax(edited.logits)
+        pb, pe = np.exp(lp), np.exp(lq)
+        n = min(top, len(pb))
+        ids = {int(i) for side in (pb, pe) for i in np.argsort(-side, kind="stable")[:n]}
+        changes = [TokenChange(i, self.encoder.piece(i), float(pb[i]), float(pe[i])) for i in ids]
+        changes.sort(key=lambda t: (-max(t.baseline, t.edited), t.token_id))
+        where = {r.label: s.text for r, s in zip(step.records, p.records, strict=True)}
+        return PromptResult(
+            step.kind, p.name, p.tokens.text, p.tokens.ids, p.tokens.pieces, baseline, edited,
+            tuple(changes), max(0.0, float(np.sum(pb * (lp - lq)))), firings, where,
+        )  # fmt: skip
+
+    # Traces -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def trace(
+        self,
+        prompt: str | Sequence[int] | mx.array,
+        program: str | Path = "",
+        *,
+        saes: SAEs | None = None,
+        bind: Mapping[str, float] | None = None,
+    ) -> Iterator[Trace]:
+        """One edited forward: `with model.trace("...", "at L2.mlp ablate f42") as t: t.output`.
+
+        The forward runs when its output or an activation is first asked for, at the latest when the block ends.
+
+        Args:
+            prompt: text, token ids, or an array of ids [seq] or [batch, seq].
+            program: text or `Path`; its `at` and `record` statements count, its own prompts and runs do not.
+            saes: as in `run`.
+            bind: as in `run`.
+
+        Raises:
+            ProgramError: if the program has mistakes.
+        """
+        rows = self.rows(prompt)
+        planned, weights, _ = self.plan(
+            program, prompts={f"row {i}": r for i, r in enumerate(rows)}, saes=saes, bind=bind
+        )
+        trace = Trace(self, planned, weights, rows)
+        yield trace
+        trace.forward()
+
+    def rows(self, prompt: str | Sequence[int] | mx.array) -> list[Tokens]:
+        """A prompt's tokens, a list entry for each row of the batch."""
+        if isinstance(prompt, str):
+            return [self.encoder.encode(prompt)]
+        ids = np.array(prompt)
+        if ids.ndim not in (1, 2) or ids.size == 0 or ids.dtype.kind not in "iu":
+            raise RunError("a prompt is text, or token ids [seq] or [batch, seq], at least one")
+        if ids.min() < 0 or ids.max() >= self.info.d_vocab:
+            raise RunError(f"token ids go from 0 to {self.info.d_vocab - 1}, these from {ids.min()} to {ids.max()}")
+        return [self.encoder.from_ids([int(i) for i in row]) for row in np.atleast_2d(ids)]
+
+    def forward(
+        self,
+        tokens: mx.array,
+        captures: Collection[Site] = (),
+        functions: Mapping[Site, Callable[[mx.array], mx.array]] | None = None,
+    ) -> tuple[mx.array, dict[Site, mx.array]]:
+        """One forward with any functions at sites: what programs are made of.
+
+        Args:
+            tokens: [batch, seq] token ids.
+            captures: sites to keep.
+            functions: at each site, activation [batch, seq, width] -> the one that the model goes on with.
+
+        Returns:
+            Logits [batch, seq, d_vocab] and the captured activations, evaluated.
+        """
+        at = {site: (lambda x, frame, fn=fn: fn(x)) for site, fn in (functions or {}).items()}
+        logits, frame = Hooks(self.model, self.info, at, captures)(tokens)
+        mx.eval(logits, *frame.captured.values())
+        return logits, frame.captured
+
+    def activations(self, tokens: mx.array, sites: Collection[Site]) -> dict[Site, mx.array]:
+        """Activations of the plain model: site -> [batch, seq, width]."""
+        return self.forward(tokens, sites)[1]
+
+    # What it is ---------------------------------------------------------------------------------------------------
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, specials left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    @cached_property
+    def stop_tokens(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        many = getattr(self.tokenizer, "eos_token_ids", None)
+        one = getattr(self.tokenizer, "eos_token_id", None)
+        return frozenset(many if many else () if one is None else (one,))
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the weights and the config: of the files, or of the arrays of a model without files."""
+        h = hashlib.sha256()
+        if self.info.path is not None:
+            for file in sorted([*self.info.path.glob("*.safetensors"), self.info.path / "config.json"]):
+                h.update(f"{file.name} {file_sha256(file)}\n".encode())
+            return h.hexdigest()
+        for name, value in sorted(tree_flatten(self.model.parameters())):
+            h.update(f"{name} {value.dtype} {value.shape}\n".encode())
+            h.update(np.array(value.view(mx.uint8)).tobytes())
+        return h.hexdigest()
+
+    @cached_property
+    def tokenizer_sha256(self) -> str:
+        """SHA-256 of the tokenizer, its chat template included."""
+        inner = getattr(self.tokenizer, "_tokenizer", self.tokenizer)
+        backend = getattr(inner, "backend_tokenizer", None)
+        text = backend.to_str() if backend is not None else repr(type(inner))
+        return hashlib.sha256(f"{text}\n{getattr(inner, 'chat_template', None)}".encode()).hexdigest()
+
+
+class Trace:
+    """A forward that is to run, or has run. Made by `InterpretableModel.trace`."""
+
+    def __init__(
+        self, model: InterpretableModel, planned: Plan, weights: Mapping[str, SAE], rows: Sequence[Tokens]
+    ) -> None:
+        last = planned.steps[-1]
+        self._model, self._rows = model, rows
+        self._functions = StepFunctions(last.step, last.prompts, planned.program.dictionaries, weights)
+        self._edited = {e.site for e in last.step.edits}
+        self._output: mx.array | None = None
+        self._frame: Frame | None = None
+        self.plan = planned
+        """What is run."""
+        self.tokens = mx.array([r.ids for r in rows])
+        """[batch, seq] token ids."""
+
+    def forward(self, more: Collection[Site] = ()) -> None:
+        """Run now, if it has not run with these sites captured."""
+        if self._output is not None and not more:
+            return
+        captures = {*self._functions.captures, *self._edited, *more}
+        hooks = Hooks(self._model.model, self._model.info, self._functions.functions, captures)
+        self._output, self._frame = hooks(self.tokens)
+        mx.eval(self._output, *self._frame.captured.values(), *self._frame.kept.values())
+        _leave_thread()
+
+    @property
+    def output(self) -> mx.array:
+        """Logits [batch, seq, d_vocab]."""
+        self.forward()
+        assert self._output is not None
+        return self._output
+
+    @property
+    def activations(self) -> Activations:
+        """Activations by the text of their site, `t.activations["L2.mlp"]`, [batch, seq, width], after the edits."""
+        return Activations(self)
+
+    @property
+    def firings(self) -> tuple[tuple[Firing, ...], ...]:
+        """What each edit did, for each row."""
+        self.forward()
+        assert self._frame is not None
+        return tuple(self._functions.firings([self._frame], i) for i in range(len(self._rows)))
+
+    def captured(self, site: Site) -> mx.array:
+        """The activation at one site; the forward runs again if it was not kept."""
+        if self._frame is None or site not in self._frame.captured:
+            self.forward([site])
+        assert self._frame is not None
+        return self._frame.captured[site]
+
+    def recorded(self, label: str) -> mx.array | None:
+        """A recorded feature, [batch, seq], or dictionary, [batch, seq, d_sae]; None if it is not recorded."""
+        self.forward()
+        assert self._frame is not None
+        return self._frame.kept.get(f"record {label}")
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site of the model."""
+        return self._model.info.sites
+
+
+class Activations(Mapping[str, mx.array]):
+    """A trace's activations, by site text; recorded features by their label (`g.f42`)."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+
+    def __getitem__(self, key: str) -> mx.array:
+        found = self._trace.recorded(key) if "." not in key or key.rsplit(".", 1)[-1][1:].isdigit() else None
+        if found is not None:
+            return found
+        try:
+            site = Site.parse(key)
+        except ValueError as e:
+            raise KeyError(f"{e}; a feature is here if the program records it") from None
+        if site not in self._trace.sites:
+            raise KeyError(f"this model has no site {key}")
+        return self._trace.captured(site)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(map(str, self._trace.sites))
+
+    def __len__(self) -> int:
+        return len(self._trace.sites)
+
+
+def _forward(
+    hooks: Hooks, functions: StepFunctions, prompts: Sequence[PlannedPrompt]
+) -> tuple[list[Side], list[tuple[Firing, ...]]]:
+    logits, frame = hooks(mx.array([p.tokens.ids for p in prompts]))
+    last = logits[:, -1].astype(mx.float32)
+    mx.eval(last, *frame.captured.values(), *frame.kept.values())
+    sides = [Side(_checked(last[i]), functions.recorded([frame], i)) for i in range(len(prompts))]
+    return sides, [functions.firings([frame], i) for i in range(len(prompts))]
+
+
+def _checked(logits: mx.array) -> np.ndarray:
+    out = np.array(logits.astype(mx.float32))
+    if not np.isfinite(out).all():
+        raise RunError("the model's output is not finite (NaN or inf): an edit is too strong, or the weights are damaged")
+    return out
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    x = logits.astype(np.float64)
+    x -= x.max()
+    out: np.ndarray = x - np.log(np.exp(x).sum())
+    return out
+
+
+def _silent(results: Sequence[PromptResult]) -> Iterator[str]:
+    """A warning for each edit that changed nothing on any prompt."""
+    by_edit: dict[tuple[str, str], list[Firing]] = {}
+    for p in results:
+        for f in p.firings:
+            by_edit.setdefault((f.edit, f.feature), []).append(f)
+    for (edit, feature), found in by_edit.items():
+        if any(f.changed for f in found) or edit.split(" {")[0].endswith(" all"):
+            continue
+        n, active = sum(f.positions for f in found), sum(f.active for f in found)
+        why = f"{feature or 'the activation'} was {'never active' if not active else f'active at {active} of them'}"
+        yield f"warning[S610]: `{edit}` changed nothing at {n} positions: {why}"
+
+
+def _leave_thread() -> None:
+    """End MLX's streams of a thread that is not the main one: a process would abort at exit with them alive."""
+    if threading.current_thread() is not threading.main_thread():
+        mx.synchronize()
+        mx.clear_streams()
+
+
+def _source(program: str | Path) -> tuple[Source, Path]:
+    if isinstance(program, Path):
+        from saedsl.read import read_program
+
+        return read_program(program), program.parent
+    return Source(program), Path()
+
+
+def _site_name(key: str) -> str:
+    try:
+        return str(Site.parse(key))
+    except ValueError:
+        return key
+
+
+def _by_name(prompts: Mapping[str, str | Tokens] | Prompts | None) -> Mapping[str, str | Tokens]:
+    if prompts is None or isinstance(prompts, Mapping):
+        return prompts or {}
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    return {t: t for t in texts}
+
+

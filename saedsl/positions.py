@@ -1,0 +1,247 @@
+"""Positions of a program, resolved on one prompt: which prompt tokens, and which generated tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from saedsl.grammar.nodes import (
+    PosExcept,
+    PosIndex,
+    Positions,
+    PosToken,
+    PosUnion,
+    PosWord,
+    Span,
+)
+from saedsl.tokens import Tokens
+
+_OPEN = 2**62
+"""Stands for "and all later ones" in a range of generated tokens."""
+
+Intervals = tuple[tuple[int, int], ...]
+"""Disjoint, sorted, inclusive ranges."""
+
+
+@dataclass(frozen=True)
+class PositionSet:
+    """Positions of one prompt and its continuation.
+
+    Absolute position p < n_prompt is a prompt token; p >= n_prompt is generated token p - n_prompt, read as input.
+    """
+
+    n_prompt: int
+    prompt: frozenset[int]
+    gen: Intervals = ()
+
+    def __or__(self, other: PositionSet) -> PositionSet:
+        return PositionSet(self.n_prompt, self.prompt | other.prompt, _merge(self.gen + other.gen))
+
+    def __and__(self, other: PositionSet) -> PositionSet:
+        both = ((max(a, c), min(b, d)) for a, b in self.gen for c, d in other.gen)
+        return PositionSet(
+            self.n_prompt, self.prompt & other.prompt, _merge(tuple(r for r in both if r[0] <= r[1]))
+        )
+
+    def __sub__(self, other: PositionSet) -> PositionSet:
+        gen = self.gen
+        for c, d in other.gen:
+            parts = (part for a, b in gen for part in ((a, min(b, c - 1)), (max(a, d + 1), b)))
+            gen = tuple(r for r in parts if r[0] <= r[1])
+        return PositionSet(self.n_prompt, self.prompt - other.prompt, _merge(gen))
+
+    def __bool__(self) -> bool:
+        return bool(self.prompt or self.gen)
+
+    def __contains__(self, position: int) -> bool:
+        if position < self.n_prompt:
+            return position in self.prompt
+        return any(a <= position - self.n_prompt <= b for a, b in self.gen)
+
+    def row(self, offset: int, length: int) -> list[bool]:
+        """Which of the absolute positions offset .. offset + length - 1 are in the set."""
+        return [p in self for p in range(offset, offset + length)]
+
+    @property
+    def text(self) -> str:
+        """`1, 4, gen[0..9], gen[12..]`"""
+        gen = [f"gen[{a}..{'' if b == _OPEN else b}]" for a, b in self.gen]
+        return ", ".join([*map(str, sorted(self.prompt)), *gen])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why positions do not resolve on a prompt."""
+
+    code: str
+    message: str
+    span: Span
+    hints: tuple[str, ...] = ()
+
+
+class PositionProblem(Exception):
+    """Carries a `Problem`; caught by `saedsl.plan`, which knows the source."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+def _merge(intervals: Intervals) -> Intervals:
+    out: list[tuple[int, int]] = []
+    for a, b in sorted(intervals):
+        if out and a <= out[-1][1] + 1:
+            out[-1] = (out[-1][0], max(out[-1][1], b))
+        else:
+            out.append((a, b))
+    return tuple(out)
+
+
+def everything(tokens: Tokens) -> PositionSet:
+    """Every prompt position and every generated token."""
+    return PositionSet(len(tokens), frozenset(range(len(tokens))), ((0, _OPEN),))
+
+
+def resolve(positions: tuple[Positions, ...], tokens: Tokens, skip_bos: bool) -> PositionSet:
+    """The positions of `tokens` that lie in every one of `positions`; no positions at all means `all`.
+
+    Args:
+        positions: the header's and the edit's `@`, intersected.
+        tokens: the prompt.
+        skip_bos: `all` leaves out BOS (edits through a dictionary that was not trained on it).
+
+    Raises:
+        PositionProblem: if one of them cannot be resolved, or nothing is left.
+    """
+    result = _word(PosWord("all"), tokens, skip_bos)
+    sets = [_resolve(p, tokens, skip_bos) for p in positions]
+    if sets:
+        result = sets[0]
+        for other in sets[1:]:
+            result = result & other
+    if not result:
+        span = positions[-1].span if positions else Span(0, 0)
+        why = "these two position lists have nothing in common" if len(sets) > 1 else "no position is left"
+        raise PositionProblem(
+            Problem("S404", f"no position matches in {_quote(tokens)}: {why}", span, _listing(tokens))
+        )
+    return result
+
+
+def _resolve(node: Positions, tokens: Tokens, skip_bos: bool) -> PositionSet:
+    match node:
+        case PosWord():
+            return _word(node, tokens, skip_bos)
+        case PosIndex():
+            return _index(node, tokens)
+        case PosToken():
+            return _token(node, tokens)
+        case PosUnion(items):
+            first, *rest = (_resolve(item, tokens, skip_bos) for item in items)
+            for other in rest:
+                first = first | other
+            return first
+        case PosExcept(base, removed):
+            return _resolve(base, tokens, skip_bos) - _resolve(removed, tokens, skip_bos)
+
+
+def _word(node: PosWord, tokens: Tokens, skip_bos: bool) -> PositionSet:
+    n = len(tokens)
+    whole = everything(tokens)
+    bos = PositionSet(n, frozenset(tokens.bos))
+    match node.word:
+        case "prompt":
+            return PositionSet(n, whole.prompt - (bos.prompt if skip_bos else frozenset()))
+        case "gen":
+            return PositionSet(n, frozenset(), whole.gen)
+        case "last":
+            return PositionSet(n, frozenset({n - 1}), whole.gen)
+        case "all":
+            return whole - bos if skip_bos else whole
+        case "everywhere":
+            return whole
+        case "bos":
+            if not bos:
+                raise PositionProblem(
+                    Problem("S405", f"{_quote(tokens)} has no BOS token: this tokenizer adds none", node.span)
+                )
+            return bos
+
+
+def _index(node: PosIndex, tokens: Tokens) -> PositionSet:
+    n = len(tokens)
+    if node.of == "gen":
+        if node.first < 0 or node.last < 0:
+            raise PositionProblem(
+                Problem(
+                    "S403",
+                    "generated tokens cannot be counted from the end: the end is not known yet",
+                    node.span,
+                    ("`last` is the newest token at every step",),
+                )
+            )
+        first, last = node.first, node.last
+    else:
+        first, last = (i + n if i < 0 else i for i in (node.first, node.last))
+        if not (0 <= first < n and 0 <= last < n):
+            raise PositionProblem(
+                Problem(
+                    "S403",
+                    f"{_quote(tokens)} has {n} tokens: prompt[0] to prompt[{n - 1}]",
+                    node.span,
+                    _listing(tokens),
+                )
+            )
+    if first > last:
+        raise PositionProblem(
+            Problem("S403", f"this range is empty: it runs from {first} to {last}", node.span, ("a..b includes both ends, a first",))
+        )
+    if node.of == "gen":
+        return PositionSet(n, frozenset(), ((first, last),))
+    return PositionSet(n, frozenset(range(first, last + 1)))
+
+
+def _token(node: PosToken, tokens: Tokens) -> PositionSet:
+    places = tokens.spelled(node.text)
+    n = len(tokens)
+    shown = f'"{node.text}"'
+    if not places:
+        raise PositionProblem(
+            Problem("S401", f"{_quote(tokens)} does not spell {shown}", node.span, _listing(tokens))
+        )
+    if node.which == "every":
+        return PositionSet(n, frozenset(place[-1] for place in places))
+    if node.index is not None:
+        if not -len(places) <= node.index < len(places):
+            raise PositionProblem(
+                Problem(
+                    "S403",
+                    f"{_quote(tokens)} spells {shown} {len(places)} times: {shown}[0] to {shown}[{len(places) - 1}]",
+                    node.span,
+                )
+            )
+        places = (places[node.index],)
+    if len(places) > 1:
+        at = ", ".join(str(place[-1]) for place in places)
+        raise PositionProblem(
+            Problem(
+                "S402",
+                f"{_quote(tokens)} spells {shown} {len(places)} times, at positions {at}",
+                node.span,
+                (f"choose one, {shown}[0], or take all of them, every {shown}",),
+            )
+        )
+    (place,) = places
+    return PositionSet(n, frozenset(place if node.which == "span" else place[-1:]))
+
+
+def _quote(tokens: Tokens) -> str:
+    text = tokens.text if len(tokens.text) <= 40 else tokens.text[:37] + "..."
+    return f'the prompt "{text}"'
+
+
+def _listing(tokens: Tokens) -> tuple[str, ...]:
+    """The prompt's tokens with their positions, for a hint."""
+    shown = [f"{i} {piece!r}" for i, piece in enumerate(tokens.pieces)]
+    if len(shown) > 16:
+        shown = [*shown[:8], "...", *shown[-7:]]
+    return ("the tokens are " + ", ".join(shown),)

@@ -1,0 +1,217 @@
+"""What a run returns: numbers by prompt, baseline and edited side by side; saved as JSON and safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from saedsl.errors import ResultError
+from saedsl.execute import Firing
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class TokenChange:
+    """One candidate for the next token."""
+
+    token_id: int
+    token: str
+    """What it spells."""
+    baseline: float
+    """Probability without the edits."""
+    edited: float
+    """Probability with them."""
+
+    @property
+    def difference(self) -> float:
+        """edited - baseline."""
+        return self.edited - self.baseline
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of the two runs of a prompt."""
+
+    logits: np.ndarray
+    """[d_vocab], float32, after the last prompt token."""
+    activations: Mapping[str, np.ndarray]
+    """Recorded activations by label: [positions, width], or [positions] for one feature."""
+    token_ids: tuple[int, ...] = ()
+    """Generated tokens."""
+    text: str = ""
+    """Generated text."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptResult:
+    """One prompt of one step."""
+
+    kind: Literal["run", "generate"]
+    prompt: str
+    """Its name."""
+    text: str
+    token_ids: tuple[int, ...]
+    pieces: tuple[str, ...]
+    """What each prompt token spells."""
+    baseline: Side
+    edited: Side
+    top: tuple[TokenChange, ...]
+    """The most probable next tokens of either side, most probable first by the larger of the two."""
+    kl: float
+    """KL(baseline || edited) of the next token after the prompt, in nats."""
+    firings: tuple[Firing, ...]
+    record_positions: Mapping[str, str] = field(default_factory=dict)
+    """Where each record was read, by label."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A program's results, with the hashes that say what was run."""
+
+    program_id: str
+    """SHA-256 of the canonical program."""
+    plan_id: str
+    """SHA-256 of the program, its tokens and positions, and the weights it ran on."""
+    model: str
+    prompts: tuple[PromptResult, ...]
+    warnings: tuple[str, ...] = ()
+    """What was found while it ran, e.g. edits that changed nothing."""
+
+    def to_table(self) -> list[dict[str, Any]]:
+        """A row for each prompt and candidate token, ready for `pandas.DataFrame`.
+
+        Columns: step, kind, prompt, token, token_id, baseline, edited, difference (probabilities), kl (nats).
+        """
+        return [
+            {
+                "step": i,
+                "kind": p.kind,
+                "prompt": p.prompt,
+                "token": t.token,
+                "token_id": t.token_id,
+                "baseline": t.baseline,
+                "edited": t.edited,
+                "difference": t.difference,
+                "kl": p.kl,
+            }
+            for i, p in enumerate(self.prompts)
+            for t in p.top
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the arrays."""
+        return {
+            "saedsl_result": VERSION,
+            "program_id": self.program_id,
+            "plan_id": self.plan_id,
+            "model": self.model,
+            "warnings": list(self.warnings),
+            "prompts": [
+                {
+                    "kind": p.kind,
+                    "prompt": p.prompt,
+                    "text": p.text,
+                    "token_ids": list(p.token_ids),
+                    "pieces": list(p.pieces),
+                    "top": [{**asdict(t), "difference": t.difference} for t in p.top],
+                    "kl": p.kl,
+                    "firings": [asdict(f) for f in p.firings],
+                    "record_positions": dict(p.record_positions),
+                    "baseline": {"token_ids": list(p.baseline.token_ids), "text": p.baseline.text},
+                    "edited": {"token_ids": list(p.edited.token_ids), "text": p.edited.text},
+                }
+                for p in self.prompts
+            ],
+        }
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write `result.json` and `arrays.safetensors` into `folder`, which appears whole or not at all.
+
+        Raises:
+            ResultError: if `folder` holds something else than a result, or cannot be written.
+        """
+        from safetensors.numpy import save_file
+
+        target = Path(folder)
+        if target.exists() and not (target / "result.json").is_file() and not _is_empty(target):
+            raise ResultError(f"{target}: holds something else than a result; name a new folder")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        except OSError as e:
+            raise ResultError(f"{target}: cannot be written ({e.strerror})") from None
+        try:
+            (temporary / "result.json").write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
+            save_file({k: np.ascontiguousarray(v) for k, v in self._arrays().items()}, temporary / "arrays.safetensors")
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.chmod(0o755)
+            temporary.rename(target)
+        except OSError as e:
+            raise ResultError(f"{target}: cannot be written ({e.strerror})") from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Result:
+        """Read what `save` wrote. Raises ResultError if it is missing, damaged or of a later version."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        path = Path(folder)
+        try:
+            data = json.loads((path / "result.json").read_text(encoding="utf-8"))
+            if data.get("saedsl_result") != VERSION:
+                raise ResultError(f"{path}: not a result of this version of saedsl")
+            arrays = load_file(path / "arrays.safetensors")
+            return cls(
+                data["program_id"],
+                data["plan_id"],
+                data["model"],
+                tuple(_prompt(p, i, arrays) for i, p in enumerate(data["prompts"])),
+                tuple(data["warnings"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as e:
+            raise ResultError(f"{path}: cannot be read as a result ({type(e).__name__}: {e})") from None
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        out = {}
+        for i, p in enumerate(self.prompts):
+            for name, side in (("baseline", p.baseline), ("edited", p.edited)):
+                out[f"{i}/{name}/logits"] = side.logits
+                out |= {f"{i}/{name}/record/{label}": a for label, a in side.activations.items()}
+        return out
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _prompt(p: dict[str, Any], i: int, arrays: Mapping[str, np.ndarray]) -> PromptResult:
+    def side(name: str) -> Side:
+        lead = f"{i}/{name}/record/"
+        records = {k.removeprefix(lead): a for k, a in arrays.items() if k.startswith(lead)}
+        return Side(arrays[f"{i}/{name}/logits"], records, tuple(p[name]["token_ids"]), p[name]["text"])
+
+    return PromptResult(
+        p["kind"],
+        p["prompt"],
+        p["text"],
+        tuple(p["token_ids"]),
+        tuple(p["pieces"]),
+        side("baseline"),
+        side("edited"),
+        tuple(TokenChange(t["token_id"], t["token"], t["baseline"], t["edited"]) for t in p["top"]),
+        p["kl"],
+        tuple(Firing(**f) for f in p["firings"]),
+        p["record_positions"],
+    )
