@@ -1,7 +1,8 @@
 """The abstract syntax tree. Every node is frozen and carries the span of source it came from.
 
-Spans do not take part in comparison: two nodes are equal when they mean the same text. The names of nodes are the
-names of the grammar's rules; `parse` builds them, `format` prints them, `saedsl.check` gives them meaning.
+Spans do not take part in comparison: two nodes are equal when they mean the same text. The names of nodes
+are the names of the grammar's rules; `parse` builds them, `format` prints them, `saedsl.check` gives
+them meaning.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Node:
     span: Span = field(default=NOWHERE, compare=False, kw_only=True)
 
 
-# Numbers ----------------------------------------------------------------------------------------------------------
+# Numbers ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Negative(Node):
 Expr = Number | Name | Bound | Binary | Negative
 
 
-# Sites ------------------------------------------------------------------------------------------------------------
+# Sites ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ SiteRef = SitePattern | Name
 """A site, or the name of a dictionary that stands for its output sites."""
 
 
-# Targets ----------------------------------------------------------------------------------------------------------
+# Targets ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class WholeSite(Node):
 Target = Features | FeatureSet | Name | AllFeatures | WholeSite
 
 
-# Positions --------------------------------------------------------------------------------------------------------
+# Positions --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ class PosIndex(Node):
 class PosToken(Node):
     """`" Paris"`, `" Paris"[1]`, `every " Paris"`, `span " Paris"`.
 
-    which: "one" (an error when the prompt spells it in several places, unless `index` is given), "every", "span".
+    which: "one" (an error when the prompt spells it in several places, unless `index` is given), "every",
+    "span".
     """
 
     text: str
@@ -175,7 +177,7 @@ class PosExcept(Node):
 Positions = PosWord | PosIndex | PosToken | PosUnion | PosExcept
 
 
-# Edits ------------------------------------------------------------------------------------------------------------
+# Edits ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class Add(Node):
 Edit = Ablate | Amplify | Set | Clamp | Add
 
 
-# Statements -------------------------------------------------------------------------------------------------------
+# Statements -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

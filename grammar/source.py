@@ -6,6 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
+from unicodedata import combining, east_asian_width
 
 from saedsl.grammar.nodes import Span
 
@@ -16,8 +17,8 @@ Severity = Literal["error", "warning"]
 class Source:
     """A program's text and the name under which people know it.
 
-    `first_line` and `first_column` place text that is embedded in another file (a string in a Python file): the line
-    and the column, both from 1, of the text's first character there.
+    `first_line` and `first_column` place text that is embedded in another file (a string in a Python file):
+    the line and the column, both from 1, of the text's first character there.
     """
 
     text: str
@@ -35,6 +36,10 @@ class Source:
         column = offset - self._starts[line] + 1
         return line + self.first_line, column + (self.first_column - 1 if line == 0 else 0)
 
+    def line_start(self, number: int) -> int:
+        """The offset of the first character of line `number`, as `place` counts."""
+        return self._starts[number - self.first_line]
+
     def line(self, number: int) -> str:
         """The text of line `number`, as `place` counts, without its end."""
         i = number - self.first_line
@@ -42,12 +47,36 @@ class Source:
         return self.text[self._starts[i] : end].rstrip("\r")
 
 
+MAX_COLUMNS = 100
+"""Longer lines are cut around the carets."""
+
+
+def _excerpt(text: str, start: int, stop: int) -> tuple[str, str, str]:
+    """A line as shown, what goes below it before the carets, and the carets."""
+    if len(text) > MAX_COLUMNS:
+        first = max(0, min(start - MAX_COLUMNS // 3, len(text) - MAX_COLUMNS))
+        last = min(len(text), first + MAX_COLUMNS)
+        head, tail = "..." if first else "", "..." if last < len(text) else ""
+        stop = max(start, min(stop, last))
+        text = head + text[first:last] + tail
+        start, stop = start - first + len(head), stop - first + len(head)
+    lead = "".join("\t" if c == "\t" else " " * _columns(c) for c in text[:start])
+    return text, lead, "^" * max(1, sum(map(_columns, text[start:stop])))
+
+
+def _columns(char: str) -> int:
+    """Columns of a terminal that a character takes: two for CJK, none for combining marks."""
+    if char.isascii():
+        return 1
+    return 0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1
+
+
 @dataclass(frozen=True)
 class Diagnostic:
     """One mistake: a stable code, a place, a cause, and how to mend it."""
 
     code: str
-    """`S1xx` syntax, `S2xx` names, `S3xx` model and dictionaries, `S4xx` positions, `S5xx` edits, `S6xx` run."""
+    """`S1xx` syntax, `S2xx` names, `S3xx` model, dictionaries, `S4xx` positions, `S5xx` edits, `S6xx` run."""
     message: str
     span: Span
     source: Source = field(compare=False, repr=False)
@@ -59,26 +88,23 @@ class Diagnostic:
     def render(self) -> str:
         """The caret form, plain text, without a final newline."""
         line, column = self.source.place(self.span.start)
-        end_line, end_column = self.source.place(max(self.span.end, self.span.start))
         text = self.source.line(line)
-        shift = self.source.first_column - 1 if line == self.source.first_line else 0
-        start = column - 1 - shift
-        stop = end_column - 1 - shift if end_line == line else len(text)
-        margin = " " * len(str(line))
-        lead = "".join("\t" if c == "\t" else " " for c in text[:start])
-        carets = lead + "^" * max(1, stop - start) + (f" {self.label}" if self.label else "")
+        start = self.span.start - self.source.line_start(line)
+        stop = min(self.span.end - self.source.line_start(line), len(text))
+        shown, lead, carets = _excerpt(text, min(start, len(text)), max(stop, start))
+        margin = " " * (len(str(line)) + 1)
         rows = [
             f"{self.severity}[{self.code}]: {self.message}",
-            f"{margin} --> {self.source.name}:{line}:{column}",
-            f"{margin}  |",
-            f"{line}  | {text}".rstrip(),
-            f"{margin}  | {carets}",
-            *(f"{margin}  = help: {hint}" for hint in self.hints),
+            f"{margin}--> {self.source.name}:{line}:{column}",
+            f"{margin} |",
+            f" {line} | {shown}".rstrip(),
+            f"{margin} | {lead}{carets} {self.label}".rstrip(),
+            *(f"{margin} = help: {hint}" for hint in self.hints),
         ]
         return "\n".join(rows)
 
     def to_json(self) -> dict[str, Any]:
-        """`{code, severity, message, span{file, line, column, end_line, end_column}, hints}`, all JSON types."""
+        """`{code, severity, message, span{file, line, column, end_line, end_column}, hints}`, JSON types."""
         line, column = self.source.place(self.span.start)
         end_line, end_column = self.source.place(self.span.end)
         span = {

@@ -71,5 +71,42 @@ GLOBAL_SITES: Final[dict[str, str]] = {
 }
 """Sites without a layer."""
 
-RESERVED: Final[frozenset[str]] = frozenset(STATEMENTS) | frozenset(EDITS) | frozenset(POSITIONS) | frozenset(OTHER)
+LATER_STATEMENTS: Final[dict[str, str]] = {
+    "prompts": "a named file of prompts",
+    "dir": "a named direction",
+    "metric": "a number to compute from a run",
+    "sweep": "run once per value",
+    "include": "another file's statements",
+    "reset": "clear the interventions above",
+}
+"""Words that start a statement in a later version of the language."""
+
+LATER_EDITS: Final[dict[str, str]] = {
+    "patch": "take the value from another prompt's run",
+    "freeze": "hold at the unedited run's value",
+    "keep": "ablate every other feature",
+    "drop": "remove the reconstruction error",
+    "project": "remove the component along a direction",
+}
+"""Words that start an edit in a later version of the language."""
+
+LATER_CLAUSES: Final[dict[str, str]] = {
+    "when": "a condition",
+    "then": "edits in sequence",
+    "from": "where a patch comes from",
+    "with": "options of a run",
+}
+"""Other words of a later version of the language."""
+
+LATER: Final[frozenset[str]] = frozenset(LATER_STATEMENTS) | frozenset(LATER_EDITS) | frozenset(LATER_CLAUSES)
+
+RESERVED: Final[frozenset[str]] = (
+    frozenset(STATEMENTS)
+    | frozenset(EDITS)
+    | frozenset(POSITIONS)
+    | frozenset(OTHER)
+    | frozenset(GLOBAL_SITES)
+    | LATER
+    | {"L"}
+)
 """Words that cannot be used as names."""

@@ -24,8 +24,8 @@ class Columns:
 
     gain: mx.array
     """[n]: ablate and set -1, amplify its factor - 1, else 0."""
-    shift: mx.array
-    """[n]: the value of set and add, else 0."""
+    shift: mx.array | None
+    """[n]: the value of set and add, else 0; None where all are 0."""
     low: mx.array | None
     """[n], or None where nothing is clamped."""
     high: mx.array | None
@@ -42,12 +42,17 @@ class Columns:
             high.append(args[1] if clamp else math.inf)
         bounded = any(op == "clamp" for op, _ in edits)
         return cls(
-            mx.array(gain), mx.array(shift), mx.array(low) if bounded else None, mx.array(high) if bounded else None
+            mx.array(gain),
+            mx.array(shift) if any(shift) else None,
+            mx.array(low) if bounded else None,
+            mx.array(high) if bounded else None,
         )
 
     def delta(self, f: mx.array) -> mx.array:
         """f' - f, [..., n], of activations f [..., n] (or of a whole site: f [..., d], n = 1)."""
-        delta = self.gain * f + self.shift
+        delta = self.gain * f
+        if self.shift is not None:
+            delta = delta + self.shift
         if self.low is not None and self.high is not None:
             delta = delta + (mx.minimum(mx.maximum(f, self.low), self.high) - f)
         return delta

@@ -72,18 +72,22 @@ class StepFunctions:
         """Sites that records need."""
         self._columns: dict[str, tuple[_Column, ...]] = {}
         readers: dict[Site, list[Reader]] = {}
+        crossing: dict[Site, list[Reader]] = {}
         writers: dict[Site, list[Writer]] = {}
         names = {e.dictionary for e in self._edits} | {r.dictionary for r in step.records}
         for name in sorted(n for n in names if n is not None):
             d, sae = dictionaries[name], saes[name]
-            readers.setdefault(d.read, []).append(self._reader(name, sae))
+            # A transcoder's edits are at the site it writes; edits of what it reads are upstream of them.
+            reads = readers if d.read == d.write else crossing
+            reads.setdefault(d.read, []).append(self._reader(name, sae))
             if any(e.dictionary == name for e in self._edits):
                 writers.setdefault(d.write, []).append(self._writer(name, sae))
         for i, e in enumerate(self._edits):
             if e.dictionary is None:
                 writers.setdefault(e.site, []).append(self._whole_site(i, e))
         self.functions: dict[Site, SiteFn] = {
-            site: _site_function(readers.get(site, []), writers.get(site, [])) for site in {*readers, *writers}
+            site: _site_function(readers.get(site, []), writers.get(site, []), crossing.get(site, []))
+            for site in {*readers, *writers, *crossing}
         }
         """What to install where."""
 
@@ -110,8 +114,7 @@ class StepFunctions:
                 f = encode(x)
                 delta = masked(numbers.delta(f), m)
                 frame.scratch[name] = (delta, sae.scale(x) if normalized else None)
-                frame.kept[f"changed {name}"] = (delta != 0).sum(axis=1)
-                frame.kept[f"active {name}"] = masked(f != 0, m).sum(axis=1)
+                frame.edited[name] = (masked(f, m), delta)
             record(x, delta, frame)
 
         return read
@@ -168,8 +171,8 @@ class StepFunctions:
             m = where if isinstance(where, mx.array) else None
             x = x.astype(mx.float32)
             delta = masked(numbers.delta(x), m)
-            frame.kept[f"changed #{index}"] = (delta != 0).any(axis=-1).sum(axis=1, keepdims=True)
-            frame.kept[f"active #{index}"] = masked(x != 0, m).any(axis=-1).sum(axis=1, keepdims=True)
+            active = masked((x != 0).any(axis=-1, keepdims=True), m)
+            frame.edited[f"#{index}"] = (active, (delta != 0).any(axis=-1, keepdims=True))
             return delta
 
         return write
@@ -178,21 +181,22 @@ class StepFunctions:
 
     def firings(self, frames: Sequence[Frame], row: int) -> tuple[Firing, ...]:
         """What every edit did on the prompt of one row, from the frames of a whole run, in the step's order."""
-        counts = {
-            key: sum(np.array(f.kept[key][row]) for f in frames if key in f.kept)
-            for key in {k for f in frames for k in f.kept if k.startswith(("changed ", "active "))}
-        }
+        def count(name: str, n: int) -> list[np.ndarray]:
+            """How often each of n columns was active, and changed."""
+            pairs = [f.edited[name] for f in frames if name in f.edited]
+            return [sum((np.count_nonzero(np.array(p[i][row]), axis=0) for p in pairs), np.zeros(n, int)) for i in (0, 1)]
+
         seen = [sum(where.row(f.offset, f.length).count(True) for f in frames) for where in self._prompts[row].edits]
         found: dict[int, list[Firing]] = {}
         for name, columns in self._columns.items():
-            changed, active = (counts.get(f"{what} {name}", np.zeros(len(columns), int)) for what in ("changed", "active"))
+            active, changed = count(name, len(columns))
             for j, c in enumerate(columns):
                 text = self._edits[c.edit].text()
                 firing = Firing(text, f"f{c.feature}", seen[c.edit], int(active[j]), int(changed[j]))
                 found.setdefault(c.edit, []).append(firing)
         for i, e in enumerate(self._edits):
             if e.dictionary is None:
-                changed, active = (counts.get(f"{what} #{i}", np.zeros(1, int)) for what in ("changed", "active"))
+                active, changed = count(f"#{i}", 1)
                 found[i] = [Firing(e.text(), "", seen[i], int(active[0]), int(changed[0]))]
         return tuple(f for i in sorted(found) for f in found[i])
 
@@ -210,14 +214,23 @@ class StepFunctions:
         return out
 
 
-def _site_function(readers: Sequence[Reader], writers: Sequence[Writer]) -> SiteFn:
-    """All of one site: everything is read from the activation as it arrives, then the deltas are added."""
+def _site_function(readers: Sequence[Reader], writers: Sequence[Writer], crossing: Sequence[Reader]) -> SiteFn:
+    """All of one site: everything is read from the activation as it arrives, then the deltas are added.
+
+    Args:
+        readers: of dictionaries that write here too.
+        writers: of every edit here.
+        crossing: readers of dictionaries that write downstream: they see the edits here.
+    """
 
     def function(x: mx.array, frame: Frame) -> mx.array:
         for read in readers:
             read(x, frame)
         deltas = [d for d in (write(x, frame) for write in writers) if d is not None]
-        return add(x, deltas)
+        x = add(x, deltas)
+        for read in crossing:
+            read(x, frame)
+        return x
 
     return function
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -24,6 +24,7 @@ from saedsl.grammar.source import Source
 from saedsl.locate import find_model
 from saedsl.plan import Plan, PlannedPrompt, PlannedStep
 from saedsl.program import Step
+from saedsl.read import read_program
 from saedsl.report import Report
 from saedsl.results import PromptResult, Result, Side, TokenChange
 from saedsl.sae.dictionary import SAE
@@ -31,6 +32,9 @@ from saedsl.sae.tensorfile import file_sha256
 from saedsl.sites import Site
 from saedsl.tokens import Encoder, Tokens, wrap_tokenizer
 from saedsl.trace import Frame, Hooks, generate, verify
+
+if TYPE_CHECKING:
+    from saedsl.training import SAEConfig
 
 Prompts = str | Sequence[str] | Mapping[str, str]
 SAEs = Mapping[str, SAE | str | Path]
@@ -72,8 +76,8 @@ class InterpretableModel:
         _leave_thread()
 
     @classmethod
-    def load(cls, name: str | Path) -> InterpretableModel:
-        """Load `demo`, a model folder, or a hub model that is on this machine.
+    def load(cls, name: str | Path, base: Path = Path()) -> InterpretableModel:
+        """Load `demo`, a model folder (relative to `base`, then to here), or a hub model that is on this machine.
 
         On a CPU, half-precision weights become float32: MLX multiplies those many times faster there.
 
@@ -82,7 +86,7 @@ class InterpretableModel:
         """
         from mlx_lm.utils import load_model, load_tokenizer
 
-        path = find_model(str(name))
+        path = find_model(str(name), base)
         ModelInfo.read(path, str(name))
         try:
             model, config = load_model(path)
@@ -120,16 +124,32 @@ class InterpretableModel:
             ProgramError: if the program has mistakes; all of them are in it.
             RunError: if the model yields NaN.
         """
-        planned, weights, report = self.plan(program, prompts=prompts, saes=saes, bind=bind)
+        source, given, objects = self._given(program, prompts, saes, bind)
+        return self.run_source(source, given, objects, top=top, progress=progress)
+
+    def run_source(
+        self,
+        source: Source,
+        given: Given,
+        saes: Mapping[str, SAE] | None = None,
+        *,
+        top: int = 10,
+        progress: Callable[[str], None] | None = None,
+    ) -> Result:
+        """As `run`, of a source with its name; `saes` are those of the dictionaries in `given` that are in memory."""
+        planned, weights, report = self._planned(source, given, saes or {})
         results: list[PromptResult] = []
         for step in planned.steps:
-            for group in batches(step) if step.step.kind == "run" else [[i] for i in range(len(step.prompts))]:
+            groups = batches(step) if step.step.kind == "run" else [[i] for i in range(len(step.prompts))]
+            done: dict[int, PromptResult] = {}
+            for group in groups:
                 if progress:
                     progress(", ".join(step.prompts[i].name for i in group))
-                results += self._run_group(step, group, planned, weights, top)
-        warnings = [*(d.render() for d in report.warnings), *_silent(results)]
+                done |= zip(group, self._run_group(step, group, planned, weights, top), strict=True)
+            results += [done[i] for i in sorted(done)]
         ids = {d.name: d.info.fingerprint for d in planned.program.used}
         plan_id = planned.plan_id({"model": self.sha256, "tokenizer": self.tokenizer_sha256, **ids})
+        warnings = [*(d.render() for d in report.warnings), *_silent(results)]
         _leave_thread()
         return Result(planned.program_id, plan_id, self.info.name, tuple(results), tuple(warnings))
 
@@ -137,27 +157,38 @@ class InterpretableModel:
         self,
         program: str | Path,
         *,
-        prompts: Mapping[str, str | Tokens] | Prompts | None = None,
+        prompts: Prompts | None = None,
         saes: SAEs | None = None,
         bind: Mapping[str, float] | None = None,
-    ) -> tuple[Plan, dict[str, SAE], Report]:
-        """Check and plan a program, and load the dictionaries it uses.
-
-        Returns:
-            The plan, the dictionaries by name, and the report, which holds warnings only.
+    ) -> Plan:
+        """Check and plan a program; arguments as in `run`.
 
         Raises:
             ProgramError: if the program has mistakes.
         """
-        source, base = _source(program)
-        given = {_site_name(k): v if isinstance(v, SAE) else SAE.load(v) for k, v in (saes or {}).items()}
-        infos = {k: v.info for k, v in given.items()}
-        brought = Given(self.info, self.encoder, infos, bind or {}, _by_name(prompts), base)
-        planned, report = analyse(source, brought)
+        return self._planned(*self._given(program, prompts, saes, bind))[0]
+
+    def _given(
+        self,
+        program: str | Path,
+        prompts: Mapping[str, str | Tokens] | Prompts | None,
+        saes: SAEs | None,
+        bind: Mapping[str, float] | None,
+    ) -> tuple[Source, Given, dict[str, SAE]]:
+        source = read_program(program) if isinstance(program, Path) else Source(program)
+        base = program.parent if isinstance(program, Path) else Path()
+        objects = {_site_name(k): v if isinstance(v, SAE) else SAE.load(v) for k, v in (saes or {}).items()}
+        infos = {k: v.info for k, v in objects.items()}
+        return source, Given(self.info, self.encoder, infos, bind or {}, _by_name(prompts), base), objects
+
+    def _planned(
+        self, source: Source, given: Given, objects: Mapping[str, SAE]
+    ) -> tuple[Plan, dict[str, SAE], Report]:
+        """The plan, the dictionaries by name, and the report, which holds warnings only."""
+        planned, report = analyse(source, replace(given, model=self.info, encoder=self.encoder))
         if report.errors or planned is None:
             raise ProgramError(report.diagnostics)
-        weights = {d.name: given.get(d.name) or self._sae(d.info.path) for d in planned.program.used}
-        return planned, weights, report
+        return planned, {d.name: objects.get(d.name) or self._sae(d.info.path) for d in planned.program.used}, report
 
     def _sae(self, path: Path | None) -> SAE:
         key = str(path)
@@ -210,7 +241,10 @@ class InterpretableModel:
         ids = {int(i) for side in (pb, pe) for i in np.argsort(-side, kind="stable")[:n]}
         changes = [TokenChange(i, self.encoder.piece(i), float(pb[i]), float(pe[i])) for i in ids]
         changes.sort(key=lambda t: (-max(t.baseline, t.edited), t.token_id))
-        where = {r.label: s.text for r, s in zip(step.records, p.records, strict=True)}
+        where = {
+            r.label: (replace(s, gen=()) if step.kind == "run" else s).text
+            for r, s in zip(step.records, p.records, strict=True)
+        }
         return PromptResult(
             step.kind, p.name, p.tokens.text, p.tokens.ids, p.tokens.pieces, baseline, edited,
             tuple(changes), max(0.0, float(np.sum(pb * (lp - lq)))), firings, where,
@@ -241,9 +275,8 @@ class InterpretableModel:
             ProgramError: if the program has mistakes.
         """
         rows = self.rows(prompt)
-        planned, weights, _ = self.plan(
-            program, prompts={f"row {i}": r for i, r in enumerate(rows)}, saes=saes, bind=bind
-        )
+        named = {f"row {i}": r for i, r in enumerate(rows)}
+        planned, weights, _ = self._planned(*self._given(program, named, saes, bind))
         trace = Trace(self, planned, weights, rows)
         yield trace
         trace.forward()
@@ -284,6 +317,45 @@ class InterpretableModel:
         """Activations of the plain model: site -> [batch, seq, width]."""
         return self.forward(tokens, sites)[1]
 
+    def train_sae(
+        self,
+        layer: int,
+        component: str,
+        dataset: Iterable[str],
+        config: SAEConfig | None = None,
+        save_path: str | Path | None = None,
+        *,
+        context: int = 128,
+        max_tokens: int | None = None,
+        progress: bool = True,
+    ) -> SAE:
+        """Train a dictionary on this model's activations at `L{layer}.{component}`; BOS and padding are left out.
+
+        Args:
+            layer: block, from 0.
+            component: `mlp`, `resid_post`, `attn` ... as in a site.
+            dataset: texts, one document each.
+            config: settings; by default those of `SAEConfig`.
+            save_path: a folder to save in, SAELens' layout.
+            context: tokens a row at most.
+            max_tokens: of the data set; None for all. Activations are held in memory.
+            progress: whether a bar is drawn.
+
+        Raises:
+            ValueError: if there is no such site.
+            TrainingError: if the data or the settings are impossible.
+        """
+        from saedsl.training import Origin, SAEConfig, train
+        from saedsl.training.harvest import harvest
+
+        site = Site.parse(f"L{layer}.{component}")
+        if site not in self.info.sites:
+            raise ValueError(f"this model has {self.info.n_layers} layers: L0..L{self.info.n_layers - 1}")
+        x = harvest(self, dataset, [site], context, max_tokens)[site]
+        origin = Origin(site, None, self.info.name, context)
+        sae = train(x, config or SAEConfig(), origin=origin, progress=progress).sae
+        return sae if save_path is None else sae.save(save_path)
+
     # What it is ---------------------------------------------------------------------------------------------------
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -293,9 +365,9 @@ class InterpretableModel:
     @cached_property
     def stop_tokens(self) -> frozenset[int]:
         """Tokens that end a text."""
-        many = getattr(self.tokenizer, "eos_token_ids", None)
+        many = getattr(self.tokenizer, "eos_token_ids", None)  # mlx-lm's; Hugging Face's gives the one id by this name
         one = getattr(self.tokenizer, "eos_token_id", None)
-        return frozenset(many if many else () if one is None else (one,))
+        return frozenset(many if isinstance(many, Collection) and many else () if one is None else (one,))
 
     @cached_property
     def sha256(self) -> str:
@@ -313,10 +385,9 @@ class InterpretableModel:
     @cached_property
     def tokenizer_sha256(self) -> str:
         """SHA-256 of the tokenizer, its chat template included."""
-        inner = getattr(self.tokenizer, "_tokenizer", self.tokenizer)
-        backend = getattr(inner, "backend_tokenizer", None)
-        text = backend.to_str() if backend is not None else repr(type(inner))
-        return hashlib.sha256(f"{text}\n{getattr(inner, 'chat_template', None)}".encode()).hexdigest()
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        text = backend.to_str() if backend is not None else repr(type(self.tokenizer))
+        return hashlib.sha256(f"{text}\n{getattr(self.tokenizer, 'chat_template', None)}".encode()).hexdigest()
 
 
 class Trace:
@@ -452,14 +523,6 @@ def _leave_thread() -> None:
     if threading.current_thread() is not threading.main_thread():
         mx.synchronize()
         mx.clear_streams()
-
-
-def _source(program: str | Path) -> tuple[Source, Path]:
-    if isinstance(program, Path):
-        from saedsl.read import read_program
-
-        return read_program(program), program.parent
-    return Source(program), Path()
 
 
 def _site_name(key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from saedsl.errors import SaedslError
@@ -30,3 +31,16 @@ def read_program(path: Path) -> Source:
     except OSError as e:
         raise SaedslError(f"{path}: cannot be read ({e.strerror})") from None
     return Source(data.decode("utf-8-sig", errors="replace").replace("\r\n", "\n"), str(path))
+
+
+def write_program(path: Path, text: str) -> None:
+    """Replace a file, whole or not at all. Raises SaedslError if it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.chmod(path.stat().st_mode)
+        temporary.replace(path)
+    except OSError as e:
+        raise SaedslError(f"{path}: cannot be written ({e.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -91,20 +91,20 @@ def read_encoder(folder: Path, bos_token_id: int | None) -> Encoder | None:
 
 def wrap_tokenizer(tokenizer: Any, bos_token_id: int | None = None) -> Encoder:
     """The encoder of an mlx-lm or Hugging Face tokenizer, or of any object with `encode` and `decode`."""
-    inner = getattr(tokenizer, "_tokenizer", tokenizer)
-    bos = getattr(inner, "bos_token_id", None)
+    # mlx-lm's wrapper hands every name on, Hugging Face's fast tokenizers have `_tokenizer` too, with another meaning
+    bos = getattr(tokenizer, "bos_token_id", None)
     bos = bos_token_id if bos is None else bos
-    backend = getattr(inner, "backend_tokenizer", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         return _encoder(backend, bos)
 
     def piece(i: int) -> str:
-        return str(inner.decode([i]))
+        return str(tokenizer.decode([i]))
 
     plain = Encoder(lambda text: Tokens((), (), (), text), piece, bos)
 
     def encode(text: str) -> Tokens:
-        ids = [int(i) for i in inner.encode(text)]
+        ids = [int(i) for i in tokenizer.encode(text)]
         return plain.from_ids(ids)
 
     return Encoder(encode, piece, bos)

@@ -35,7 +35,9 @@ class Frame:
     captured: dict[Site, mx.array] = field(default_factory=dict)
     """Activations of the captured sites, after the edits there, [batch, length, width]."""
     kept: dict[str, mx.array] = field(default_factory=dict)
-    """Whatever functions keep, by label."""
+    """Recorded features, by label."""
+    edited: dict[str, tuple[mx.array, mx.array]] = field(default_factory=dict)
+    """(active, changed) of each edited dictionary or site, not 0 where it was: [batch, length, n]."""
     scratch: dict[object, Any] = field(default_factory=dict)
     """Passed from a function at an earlier site to one at a later site."""
 
@@ -147,9 +149,13 @@ class Hooks:
             return x
 
         def edit(contribution: mx.array, frame: Frame) -> mx.array:
-            mid = frame.scratch.pop(site) + contribution
+            stream = frame.scratch.pop(site)
+            mid = stream + contribution
             edited = fn(mid, frame)
-            return contribution if edited is mid else contribution + (edited - mid)
+            if edited is mid:
+                return contribution
+            # so that stream + result is `edited`, an exact 0 for an ablation, and bitwise the same where nothing changed
+            return mx.where(edited == mid, contribution, edited - stream)
 
         before.append(remember)
         after.append(edit)
@@ -290,7 +296,9 @@ def generate(
             if token in stop:
                 return
             # generate_step runs one forward ahead; a frame counts once a token that depends on it is yielded.
-            until = next((i for i, f in enumerate(frames) if f.offset >= len(prompt) + made), len(frames))
+            until = read
+            while until < len(frames) and frames[until].offset < len(prompt) + made:
+                until += 1
             yield token, logprobs, frames[read:until]
             read = until
     finally:

@@ -213,7 +213,7 @@ INDUCTION_OPENINGS: tuple[str, ...] = ("Repeat:", "Listen:", "Words:", "Say it a
 
 
 def _induction(rng: random.Random) -> Example:
-    *words, replacement = rng.sample(REPEATABLE, rng.randrange(5, 12))
+    *words, replacement = rng.sample(REPEATABLE, rng.randrange(4, 10))
     again = rng.randrange(1, len(words))
     opening = rng.choice(INDUCTION_OPENINGS)
     changed = [*words[:again], replacement, *words[again + 1 :]]
@@ -224,7 +224,7 @@ def _induction(rng: random.Random) -> Example:
         wrong=f" {replacement}",
         corrupt=" ".join((opening, *changed, *words[:again])),
         answers=(f" {words[again]}",),
-        ending="".join(f" {word}" for word in words[again + 1 :]) + ".",
+        ending=" ".join(("", *words[again + 1 :], *words)) + ".",
         combination=f"induction|{' '.join(words)}",
     )
 
@@ -304,7 +304,7 @@ def _closing(rng: random.Random) -> Example:
         answer=f" {closed}",
         wrong=f" {other_closed}",
         corrupt=template.format(open=other, inside=words),
-        answers=(f" {closed}",),
+        answers=(f" {closed}", f" {closed}."),  # at the end of a sentence the mark and the stop are one token
         ending=fill(rng.choice((".", " on the {furniture}.", " in the {place}.")), rng),
         combination=f"closing|{opened}|{words}",
     )

@@ -140,6 +140,9 @@ CAPITAL_FACTS: tuple[str, ...] = (
 """Further contexts of the facts behind the capital task; none is one of its prompts."""
 
 
+SHARES: tuple[int, ...] = tuple(2 if task in ("ioi", "induction") else 1 for task in TASKS)
+"""How often each task is drawn: twice where a circuit of two layers has to form."""
+
 T = TypeVar("T")
 
 
@@ -233,7 +236,7 @@ def _examples(rng: random.Random, split: Split) -> str:
     if rng.random() < 0.35:
         parts.append(_sentence(rng))
     for _ in range(rng.choice((1, 2, 2, 3))):
-        example = draw(TASKS[rng.randrange(len(TASKS))], rng, split)
+        example = draw(rng.choices(TASKS, SHARES)[0], rng, split)
         parts.append(f"{example.prompt}{example.answer}{example.ending}")
         if rng.random() < 0.25:
             parts.append(_sentence(rng))
@@ -241,7 +244,7 @@ def _examples(rng: random.Random, split: Split) -> str:
 
 
 def documents(n: int, seed: int, split: Split = "train", skew: float = 1.0) -> Iterator[str]:
-    """`n` documents of 5 to 120 words, the same for the same arguments.
+    """`n` documents of 4 to 120 words, the same for the same arguments.
 
     Args:
         n: how many.

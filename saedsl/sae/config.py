@@ -53,9 +53,9 @@ class DictionaryConfig:
     model_name: str | None = None
     """The model whose activations it was trained on."""
     hook_name: str | None = None
-    """The input hook as the file spells it, in TransformerLens' names."""
+    """The input hook as the file spells it, where that is not the usual name of `input_site`."""
     hook_name_out: str | None = None
-    """The output hook of a transcoder, as the file spells it."""
+    """The output hook of a transcoder, likewise."""
     context_size: int | None = None
     """Tokens per training context."""
     trained_on_bos: bool = False

@@ -248,11 +248,11 @@ class SAE:
             u = u / mx.maximum(self._spread(u), 1e-30)
         if self.config.apply_b_dec_to_input:
             u = u - self.b_dec
-        return u @ W + b
+        return mx.addmm(b, u, W)
 
     def _activate(self, pre: mx.array, threshold: mx.array | None) -> mx.array:
         if threshold is not None:
-            return mx.where(pre > threshold, pre, 0)
+            return mx.maximum(pre, 0) * (pre > threshold)
         if self.config.activation == "topk" and self.config.k is not None:
             return keep_top_k(pre, self.config.k)
         return mx.maximum(pre, 0)

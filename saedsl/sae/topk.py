@@ -6,8 +6,8 @@ from typing import Final
 
 import mlx.core as mx
 
-GROUP: Final = 16
-"""Entries per group in the first stage; measured best for 1,000 to 25,000 features."""
+GROUP: Final = 8
+"""Entries per group in the first stage; measured best on CPU for 1,000 and 4,000 features, k = 16 and 32."""
 
 
 def kth_largest(x: mx.array, k: int) -> mx.array:
@@ -37,4 +37,5 @@ def keep_top_k(x: mx.array, k: int) -> mx.array:
 
     Entries exactly equal to the k-th largest are all kept, so a row can keep more than k.
     """
-    return mx.where((x >= kth_largest(x, k)) & (x > 0), x, 0)
+    x = mx.maximum(x, 0)
+    return x * (x >= kth_largest(x, k))  # a product takes a third of the time of mx.where on CPU

@@ -56,8 +56,8 @@ _RENAMED: Final = {
 """Keys of configs before 6.0."""
 _USED: Final = frozenset({
     "architecture", "d_in", "d_sae", "d_out", "k", "apply_b_dec_to_input", "normalize_activations",
-    "metadata",     "reshape_activations", "rescale_acts_by_decoder_norm", "norm_scaling_factor", "dtype", "device",
-    "activation_fn", "activation_fn_kwargs",
+    "metadata", "reshape_activations", "rescale_acts_by_decoder_norm", "norm_scaling_factor",
+    "dtype", "device", "activation_fn", "activation_fn_kwargs",
     "model_name", "hook_name", "hook_name_out", "context_size", "saedsl",
 })  # fmt: skip
 """Keys that a field of the config, or the weights, stand for; all others are kept as metadata."""
@@ -166,8 +166,13 @@ def to_json(config: DictionaryConfig, dtype: str) -> dict[str, Any]:
     architecture = next(
         a for a, v in ARCHITECTURES.items() if v == (stored, config.is_transcoder, config.skip)
     )
+    kept = thaw_metadata(config.metadata)
+    # without its version SAELens takes the file for one from before 6.0 and drops the metadata
+    added = {"sae_lens_version": "6.0.0", "prepend_bos": config.trained_on_bos}
+    added = {key: value for key, value in added.items() if key not in kept}
     ours = {
         "format": VERSION,
+        "added": sorted(added),
         "activation": config.activation,
         "k": config.k,
         "trained_on_bos": config.trained_on_bos,
@@ -175,10 +180,8 @@ def to_json(config: DictionaryConfig, dtype: str) -> dict[str, Any]:
         "output_site": None if config.output_site is None else str(config.output_site),
     }
     metadata = {
-        # without it SAELens takes the file for one from before 6.0 and drops the metadata
-        "sae_lens_version": "6.0.0",
-        "prepend_bos": config.trained_on_bos,
-        **thaw_metadata(config.metadata),
+        **added,
+        **kept,
         "model_name": config.model_name,
         "hook_name": config.hook_name or _hook(config.input_site),
         "context_size": config.context_size,
@@ -232,6 +235,7 @@ def config_of(raw: Mapping[str, Any]) -> DictionaryConfig:
     ours = _ours(flat.get("saedsl"))
     if ours.get("activation") == "batchtopk" and activation == "jumprelu":
         activation, k = "batchtopk", ours.get("k")
+    unkept = _USED | set(ours.get("added", ()))
     hook, hook_out = flat.get("hook_name"), flat.get("hook_name_out")
     whole = flat.get("hook_head_index") is None
     input_site = _site(ours.get("input_site"), hook if whole else None)
@@ -249,13 +253,13 @@ def config_of(raw: Mapping[str, Any]) -> DictionaryConfig:
         apply_b_dec_to_input=bool(raw.get("apply_b_dec_to_input", not transcoder)),
         skip=skip,
         model_name=flat.get("model_name"),
-        hook_name=hook,
-        hook_name_out=hook_out if transcoder else None,
+        hook_name=None if hook == _hook(input_site) else hook,
+        hook_name_out=None if hook_out == _hook(output_site) or not transcoder else hook_out,
         context_size=flat.get("context_size"),
         trained_on_bos=bool(
             ours.get("trained_on_bos", flat.get("prepend_bos") and not flat.get("exclude_special_tokens"))
         ),
-        metadata=freeze_metadata({key: value for key, value in flat.items() if key not in _USED}),
+        metadata=freeze_metadata({key: value for key, value in flat.items() if key not in unkept}),
     )
 
 
@@ -315,7 +319,7 @@ def _normalization(raw: Mapping[str, Any]) -> Normalization:
     if value in (True, "expected_average_only_in"):
         if not isinstance(raw.get("norm_scaling_factor"), int | float):
             raise SAEError(
-                f"{CONFIG} has normalize_activations 'expected_average_only_in' but not the scale of the training; "
+                f"{CONFIG} has normalize_activations 'expected_average_only_in' but not the scale; "
                 f'add "norm_scaling_factor": sqrt(d_in) / (mean norm of the training activations) to {CONFIG}'
             )
         return "none"

@@ -1,0 +1,113 @@
+"""Lines that start with no statement."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from saedsl.grammar import guess
+from saedsl.grammar.failure import Finding, one_of, write
+from saedsl.grammar.scan import LOOKALIKES, Chunk, Token
+from saedsl.grammar.words import (
+    EDITS,
+    LATER_EDITS,
+    LATER_STATEMENTS,
+    STATEMENTS,
+)
+
+PYTHON_HINT: Final = ("a program has statements such as: at L12.mlp ablate f42",)
+
+PYTHON: Final = frozenset(
+    (
+        "import",
+        "from",
+        "def",
+        "class",
+        "for",
+        "if",
+        "while",
+        "return",
+        "print",
+        "with",
+        "try",
+        "assert",
+        "del",
+        "raise",
+        "lambda",
+        "async",
+        "elif",
+        "else",
+    )
+)
+
+
+def judge(text: str, chunk: Chunk) -> Finding:
+    """A line that starts with no statement word of this version."""
+    tokens = tuple(t for p in chunk.parts for t in p.tokens)
+    first = tokens[0]
+    word, low = first.text, first.text.lower()
+    line = " ".join(text[first.start : tokens[-1].end].split())
+    after = tokens[1].text if len(tokens) > 1 else ""
+    if word in LATER_STATEMENTS:
+        return Finding("S113", f"`{word}` is not part of this version of the language yet", first.span)
+    if low in EDITS or word in LATER_EDITS:
+        return edit_outside(line, low, first)
+    if low in STATEMENTS:
+        return Finding("S112", f"words of the language are lower-case: {low}", first.span, "", write(low))
+    if first.kind in {"junk", "string", "quoted", "number"} or (
+        first.kind == "punct" and word not in {"/", "-", "*"}
+    ):
+        if word in LOOKALIKES or first.kind == "junk":
+            return Finding("S105", f"unexpected character {word}", first.span, f"U+{ord(word[0]):04X}")
+        return Finding("S110", "a line starts with a statement", first.span, f"expected {one_of(STATEMENTS)}")
+    if word in {"/", "-", "*"}:
+        return Finding("S110", "a comment starts with #", first.span, "", ("write # ...",))
+    if re.match(r"[fF]\d+(\.\.\d+)?\s*==?", line):
+        value = re.sub(r"^\S+\s*==?\s*", "", line)
+        return Finding(
+            "S110",
+            "an edit needs a site",
+            first.span,
+            "",
+            write(f"at L12.mlp set {low} = {value or 0}", "at L12.mlp set f42 = 0"),
+        )
+    if re.match(r"L[-\d{*]", line) or (after in EDITS and first.kind == "word" and word not in PYTHON):
+        return Finding(
+            "S110",
+            "edits follow `at` and the site",
+            first.span,
+            "",
+            write(f"at {line}", "at L12.mlp ablate f42"),
+        )
+    if word in PYTHON or re.match(r"[\w.]+\s*\(", line) or line.startswith("@"):
+        hints = PYTHON_HINT
+        if m := re.match(r"[\w.]+\.(ablate|amplify|clamp|set|add)\w*\(", line):
+            hints = (f"write at L12.mlp {m[1]} ...",)
+        return Finding("S114", "this is Python, not saedsl", first.span, "", hints)
+    if after == "=":
+        value = line.split("=", 1)[1].strip()
+        keyword = "prompt" if value[:1] in {'"', "'", "“"} else "let"
+        return Finding(
+            "S110",
+            f"unknown statement {word}",
+            first.span,
+            "",
+            write(f"{keyword} {word} = {value}", f"{keyword} {word} = ..."),
+        )
+    close = guess.STATEMENT_SYNONYMS.get(low) or guess.nearest(word, STATEMENTS)
+    hints = (f"did you mean {close}?",) if close else (f"a line starts with {one_of(STATEMENTS)}",)
+    return Finding("S110", f"unknown statement {word}", first.span, "", hints)
+
+
+def edit_outside(line: str, low: str, first: Token) -> Finding:
+    if m := re.match(r"(.*?)\s+(?:at|on|in)\s+(L\S+|embed|final|logits)\s*(.*)$", line):
+        edit = " ".join(filter(None, (low + m[1][len(low) :], m[3])))
+        return Finding(
+            "S115",
+            f"the site comes before `{low}`",
+            first.span,
+            "",
+            write(f"at {m[2]} {edit}", "at L12.mlp ablate f42"),
+        )
+    hints = write(f"at L12.mlp {low}{line[len(low) :]}", f"at L12.mlp {low} ...")
+    return Finding("S115", f"`{low}` needs a site", first.span, "edits follow `at SITE`", hints)
