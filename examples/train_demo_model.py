@@ -118,17 +118,13 @@ def build_tokenizer(texts: Iterable[str]) -> Tokenizer:
     bpe.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n"), behavior="removed")
     bpe.train_from_iterator(
         sorted(piece for piece in counts if not piece.isdigit()),
-        trainers.BpeTrainer(
-            vocab_size=len(alphabet) + N_MERGES, initial_alphabet=alphabet, show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=len(alphabet) + N_MERGES, initial_alphabet=alphabet, show_progress=False),
     )
     merges = [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
 
     lexicon = ["\u0120" + word for words in LEXICON.values() for word in words]
     frequent = [piece for piece, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
-    tokens = dict.fromkeys(
-        [PAD, BOS, EOS, *alphabet, *YEARS, *("".join(merge) for merge in merges), *lexicon]
-    )
+    tokens = dict.fromkeys([PAD, BOS, EOS, *alphabet, *YEARS, *("".join(merge) for merge in merges), *lexicon])
     for piece in frequent:
         if len(tokens) == D_VOCAB:
             break
@@ -207,18 +203,14 @@ def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
 
 
 @cross_entropy.vjp
-def cross_entropy_vjp(
-    primals: list[mx.array], cotangent: mx.array, out: mx.array
-) -> tuple[mx.array, mx.array]:
+def cross_entropy_vjp(primals: list[mx.array], cotangent: mx.array, out: mx.array) -> tuple[mx.array, mx.array]:
     logits, targets = primals
     hit = mx.arange(logits.shape[-1]) == targets[..., None]
     probabilities: Any = softmax(logits)
     return (probabilities - hit) * cotangent[..., None], mx.zeros_like(targets)
 
 
-def attention(
-    queries: mx.array, keys: mx.array, values: mx.array, cache: None, scale: float, mask: str
-) -> mx.array:
+def attention(queries: mx.array, keys: mx.array, values: mx.array, cache: None, scale: float, mask: str) -> mx.array:
     """Causal attention, [batch, n_heads, seq, d_head] each: what mlx-lm's own computes."""
     seq = queries.shape[2]
     later = mx.triu(mx.full((seq, seq), -1e9), k=1)
@@ -293,9 +285,7 @@ def evaluate(model: nn.Module, tokenizer: Tokenizer, found: list[Example]) -> Sc
         logits = mx.take_along_axis(model(padded), last[:, None, None], axis=1)[:, 0]  # [batch, d_vocab]
         probabilities = np.array(mx.softmax(logits.astype(mx.float32), axis=-1))
         for example, row in zip(part, probabilities, strict=True):
-            answers = [
-                tokenizer.encode(answer, add_special_tokens=False).ids[0] for answer in example.answers
-            ]
+            answers = [tokenizer.encode(answer, add_special_tokens=False).ids[0] for answer in example.answers]
             right += int(row.argmax()) in answers
             mass += float(row[answers].sum())
     return Score(accuracy=right / len(found), probability=mass / len(found))
@@ -310,9 +300,7 @@ def write(model: nn.Module, tokenizer: Tokenizer, out: Path) -> None:
         weights = dict(tree_flatten(tree_map(lambda w: w.astype(mx.float16), model.parameters())))
         mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
         tokenizer.save(str(folder / "tokenizer.json"))
-        ids = {
-            name: tokenizer.token_to_id(token) for name, token in (("bos", BOS), ("eos", EOS), ("pad", PAD))
-        }
+        ids = {name: tokenizer.token_to_id(token) for name, token in (("bos", BOS), ("eos", EOS), ("pad", PAD))}
         config = {
             "architectures": ["LlamaForCausalLM"],
             **ARGS,
@@ -344,9 +332,7 @@ def write(model: nn.Module, tokenizer: Tokenizer, out: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train the bundled demo model.")
     default_out = Path(__file__).resolve().parent.parent / "saedsl" / "demo" / "data" / "model"
-    parser.add_argument(
-        "--out", type=Path, default=default_out, help="folder to write (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=default_out, help="folder to write (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=2600, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of text, initial weights, order (default: 0)")
     parser.add_argument("--quick", action="store_true", help="a few steps, no demands on accuracy")
@@ -371,9 +357,7 @@ def main() -> int:
         scores[task] = evaluate(model, tokenizer, found)
         table.add_row(task, f"{scores[task].accuracy:.1%}", f"{scores[task].probability:.3f}")
     console.print(table)
-    console.print(
-        f"{time.perf_counter() - started:.0f} s, {time.process_time() - cpu_started:.0f} s of processor time"
-    )
+    console.print(f"{time.perf_counter() - started:.0f} s, {time.process_time() - cpu_started:.0f} s of processor time")
     weak = [task for task in TASKS if scores[task].accuracy < NEEDED_ACCURACY]
     if weak and not options.quick:
         console.print(f"below {NEEDED_ACCURACY:.0%}: {', '.join(weak)}; nothing was written")

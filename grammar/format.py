@@ -46,9 +46,7 @@ def format_node(node: n.Node) -> str:
             return "\n".join(map(format_node, statements))
         case n.At(sites, edits, at):
             return " ".join(filter(None, (_header(sites, at), "; ".join(map(format_node, edits)))))
-        case (
-            n.ModelDecl() | n.SAEDecl() | n.PromptDecl() | n.LetDecl() | n.Record() | n.RecordItem() | n.Run()
-        ):
+        case n.ModelDecl() | n.SAEDecl() | n.PromptDecl() | n.LetDecl() | n.Record() | n.RecordItem() | n.Run():
             return _statement(node)
         case n.Generate(prompt, count):
             return f"generate {prompt.id + ' ' if prompt else ''}{_closed(count, sign=False)}"
@@ -183,21 +181,11 @@ def _expr(node: n.Expr) -> str:
         case n.Bound(name):
             return f"${name}"
         case n.Negative(operand):
-            return (
-                f"-({_expr(operand)})" if isinstance(operand, n.Binary | n.Number) else f"-{_expr(operand)}"
-            )
+            return f"-({_expr(operand)})" if isinstance(operand, n.Binary | n.Number) else f"-{_expr(operand)}"
         case n.Binary(op, left, right):
             tight = TIGHTNESS[op]
-            a = (
-                f"({_expr(left)})"
-                if isinstance(left, n.Binary) and TIGHTNESS[left.op] < tight
-                else _expr(left)
-            )
-            b = (
-                f"({_expr(right)})"
-                if isinstance(right, n.Binary) and TIGHTNESS[right.op] <= tight
-                else _expr(right)
-            )
+            a = f"({_expr(left)})" if isinstance(left, n.Binary) and TIGHTNESS[left.op] < tight else _expr(left)
+            b = f"({_expr(right)})" if isinstance(right, n.Binary) and TIGHTNESS[right.op] <= tight else _expr(right)
             return f"{a} {op} {b}"
 
 
@@ -222,9 +210,7 @@ def _around(node: n.Node, follower: n.Node | None, comments: deque[n.Comment]) -
     before = _take(comments, node.span.start)
     inside = _take(comments, node.span.end)
     behind = (
-        comments
-        and not comments[0].own_line
-        and (follower is None or comments[0].span.start < follower.span.start)
+        comments and not comments[0].own_line and (follower is None or comments[0].span.start < follower.span.start)
     )
     return before, inside, [comments.popleft()] if behind else []
 

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 EDIT_SYNONYMS: Final[dict[str, str]] = {
-    **dict.fromkeys(
-        ("zero", "remove", "kill", "delete", "disable", "knockout", "suppress", "mute", "off"), "ablate"
-    ),
+    **dict.fromkeys(("zero", "remove", "kill", "delete", "disable", "knockout", "suppress", "mute", "off"), "ablate"),
     **dict.fromkeys(("scale", "multiply", "boost", "mul", "increase", "dampen", "reduce"), "amplify"),
     **dict.fromkeys(("fix", "pin", "force", "replace", "assign"), "set"),
     **dict.fromkeys(("clip", "bound", "limit", "cap", "restrict"), "clamp"),

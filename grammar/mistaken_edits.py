@@ -20,9 +20,7 @@ def no_edit(f: Failure) -> Finding | None:
         return None
     if f.here in STATEMENTS:
         label = "an edit is missing before it"
-        return Finding(
-            "S116", "`at` needs an edit on its line", f.span, label, ("write at L12.mlp ablate f42",)
-        )
+        return Finding("S116", "`at` needs an edit on its line", f.span, label, ("write at L12.mlp ablate f42",))
     if f.here == "." and re.match(r"f\d", f.word(f.i + 1)):
         hints = write(f"at {f.prev} ablate {f.word(f.i + 1)}") if f.i == 2 else ()
         span = f.span_of(f.i + 1, f.i + 2)
@@ -97,9 +95,7 @@ def target(f: Failure) -> Finding | None:
             return Finding(
                 "S122", f"{f.here} is not a target", f.span, "features have an f", write(fixed, f"f{f.here}")
             )
-        return Finding(
-            "S122", f"{f.here} is not a feature", f.span, "features have an f", write(f"f{f.here}")
-        )
+        return Finding("S122", f"{f.here} is not a feature", f.span, "features have an f", write(f"f{f.here}"))
     if f.prev == ".." and "INT" in f.accepts and re.fullmatch(r"f\d+", f.here):
         first = f.word(f.i - 2)
         return Finding("S122", "a range has one f", f.span, "", write(f"{first}..{f.here[1:]}"))
@@ -122,14 +118,10 @@ def target(f: Failure) -> Finding | None:
         and "COMMA" not in f.accepts
         and f.kind in {"ablate", "amplify", "set", "clamp", "add"}
     ):
-        items = re.match(
-            r"((?:[\w.]+\.)?f\d+)((?:\s*(?:,|and\b|\+|&)\s*(?:[\w.]+\.)?f\d+)+)", f.rest(f.i - 1)
-        )
+        items = re.match(r"((?:[\w.]+\.)?f\d+)((?:\s*(?:,|and\b|\+|&)\s*(?:[\w.]+\.)?f\d+)+)", f.rest(f.i - 1))
         if items:
             names = re.findall(r"(?:[\w.]+\.)?f\d+", items[0])
-            return Finding(
-                "S122", "several features go in braces", f.span, "", write("{" + ", ".join(names) + "}")
-            )
+            return Finding("S122", "several features go in braces", f.span, "", write("{" + ", ".join(names) + "}"))
     if f.accepts >= {"COMMA", "RBRACE"} and f.tok.kind == "word":
         return Finding("S122", "a comma is missing", f.span, f"before {f.here}", write(f"{f.prev}, {f.here}"))
     if f.kind == "let" and f.i == 3 and f.tok.kind in {"string", "quoted"}:
@@ -160,12 +152,8 @@ def factor(f: Failure) -> Finding | None:
         return None
     if f.tok is None:
         before = before if f.i > 1 else "amplify f7"
-        return Finding(
-            "S124", "by how much?", f.span, "a factor is missing", write(f"{before} x2", "amplify f7 x2")
-        )
-    m = re.match(
-        r"(?:by|times|to|=|\*=?|×|X|x)?\s*(?:x|×)?\s*(-?\s*[\d.]+|\$?[A-Za-z_]\w*)\s*x?", f.rest(f.i)
-    )
+        return Finding("S124", "by how much?", f.span, "a factor is missing", write(f"{before} x2", "amplify f7 x2"))
+    m = re.match(r"(?:by|times|to|=|\*=?|×|X|x)?\s*(?:x|×)?\s*(-?\s*[\d.]+|\$?[A-Za-z_]\w*)\s*x?", f.rest(f.i))
     if not m:
         return None
     end = f.i + 1
@@ -195,9 +183,7 @@ def assignment(f: Failure) -> Finding | None:
         rest = f.rest(f.i + skip)
     if not skip and f.tok.kind not in {"number", "string", "quoted"} and f.here not in {"-", "{", "$"}:
         return None
-    return Finding(
-        "S120", f"`{f.kind}` needs = before the value", f.span, "", write(f"{before} = {rest}", "=")
-    )
+    return Finding("S120", f"`{f.kind}` needs = before the value", f.span, "", write(f"{before} = {rest}", "="))
 
 
 def bounds(f: Failure) -> Finding | None:
@@ -208,9 +194,7 @@ def bounds(f: Failure) -> Finding | None:
     if "TO" in f.accepts and not (to is not None and to < f.i):
         if f.tok is None:
             before = f.between(0, f.i) if f.i > 1 else "clamp f3"
-            return Finding(
-                "S130", "a range is missing", f.span, "", write(f"{before} to 0..5", "clamp f3 to 0..5")
-            )
+            return Finding("S130", "a range is missing", f.span, "", write(f"{before} to 0..5", "clamp f3 to 0..5"))
         start = f.i
     elif to is not None and to < f.i:
         start = to + 1
@@ -244,9 +228,7 @@ def amount(f: Failure) -> Finding | None:
     """`add f42 4`: the amount comes first."""
     if f.kind != "add" or f.in_positions or "NUMBER" not in f.accepts or (f.i > 1 and f.prev != "add"):
         return None
-    m = re.match(
-        r"((?:[\w.]+\.)?f\d+(?:\.\.\d+)?|\{[^}]*\})\s*(?:x|\*|by|times|=)?\s*(-?\s*[\d.]+|\$\w+)?", f.rest(1)
-    )
+    m = re.match(r"((?:[\w.]+\.)?f\d+(?:\.\.\d+)?|\{[^}]*\})\s*(?:x|\*|by|times|=)?\s*(-?\s*[\d.]+|\$\w+)?", f.rest(1))
     if not m:
         return None
     return Finding(

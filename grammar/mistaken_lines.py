@@ -54,9 +54,7 @@ def judge(text: str, chunk: Chunk) -> Finding:
         return edit_outside(line, low, first)
     if low in STATEMENTS:
         return Finding("S112", f"words of the language are lower-case: {low}", first.span, "", write(low))
-    if first.kind in {"junk", "string", "quoted", "number"} or (
-        first.kind == "punct" and word not in {"/", "-", "*"}
-    ):
+    if first.kind in {"junk", "string", "quoted", "number"} or (first.kind == "punct" and word not in {"/", "-", "*"}):
         if word in LOOKALIKES or first.kind == "junk":
             return Finding("S105", f"unexpected character {word}", first.span, f"U+{ord(word[0]):04X}")
         return Finding("S110", "a line starts with a statement", first.span, f"expected {one_of(STATEMENTS)}")

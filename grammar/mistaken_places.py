@@ -57,9 +57,7 @@ def no_position(f: Failure) -> Finding | None:
             hints,
         )
     if f.tok is None:
-        return Finding(
-            "S125", "a position is missing", f.span, "", ("write @ prompt[-1], @ gen, @ last or @ all",)
-        )
+        return Finding("S125", "a position is missing", f.span, "", ("write @ prompt[-1], @ gen, @ last or @ all",))
     if f.tok.kind == "word":
         if f.here.lower() in guess.POSITION_SYNONYMS:
             hints = tuple(f"write @ {p}" for p in guess.POSITION_SYNONYMS[f.here.lower()])
@@ -68,9 +66,7 @@ def no_position(f: Failure) -> Finding | None:
         else:
             hints = (f'for the token {f.here} write @ " {f.here}"',)
         return Finding("S125", f"{f.here} is not a position", f.span, "", hints)
-    return Finding(
-        "S125", f"{f.here} is not a position", f.span, "", ("write @ prompt[-1], @ gen, @ last or @ all",)
-    )
+    return Finding("S125", f"{f.here} is not a position", f.span, "", ("write @ prompt[-1], @ gen, @ last or @ all",))
 
 
 def in_brackets(f: Failure) -> Finding | None:
@@ -103,9 +99,7 @@ def in_brackets(f: Failure) -> Finding | None:
 def after_position(f: Failure) -> Finding | None:
     if f.here in {"and", "or", "&", ",", "+"} and "BAR" in f.accepts:
         if f.here == "," and f.kind in {"record", "at"}:
-            return Finding(
-                "S125", "positions come last, after every site", f.span, "", ("join positions with |",)
-            )
+            return Finding("S125", "positions come last, after every site", f.span, "", ("join positions with |",))
         return Finding("S125", "positions are joined with |", f.span, "", ("write |",))
     if f.here in {"not", "but", "without", "-"} and f.prev in POSITIONS and "EXCEPT" in f.accepts:
         number = re.match(r"-\s*(\d+)", f.text[f.span.start :])

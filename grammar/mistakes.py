@@ -103,9 +103,7 @@ def later(f: Failure) -> Finding | None:
     elif f.kind == "ablate" and f.here == "to":
         if f.word(f.i + 1) in {"zero", "0"}:
             hints = write(f.between(0, f.i))
-            return Finding(
-                "S113", "`ablate` already means to zero", f.span_of(f.i, f.i + 2), "leave this out", hints
-            )
+            return Finding("S113", "`ablate` already means to zero", f.span_of(f.i, f.i + 2), "leave this out", hints)
         what = "`ablate ... to`"
     elif tok.kind == "word" and re.fullmatch(r"h\d+", f.here):
         what = "heads"
@@ -123,9 +121,7 @@ def later(f: Failure) -> Finding | None:
         what = "`as`"
     elif f.here == "." and f.tokens[f.i].end < len(f.text) and re.match(r"[hn]\d+$", f.word(f.i + 1)):
         what = "heads" if f.word(f.i + 1)[0] == "h" else "neurons"
-        return Finding(
-            "S113", f"{what} are not part of this version of the language yet", f.tokens[f.i + 1].span
-        )
+        return Finding("S113", f"{what} are not part of this version of the language yet", f.tokens[f.i + 1].span)
     if not what:
         return None
     verb = "are" if what in {"heads", "neurons"} else "is"
@@ -133,13 +129,7 @@ def later(f: Failure) -> Finding | None:
 
 
 def second_statement(f: Failure) -> Finding | None:
-    if (
-        f.here in STATEMENTS
-        and f.kind != "at"
-        and f.i > 1
-        and not f.in_positions
-        and f.accepts & {"$END", "WHERE"}
-    ):
+    if f.here in STATEMENTS and f.kind != "at" and f.i > 1 and not f.in_positions and f.accepts & {"$END", "WHERE"}:
         if f.here == "at" and f.kind in {*EDITS, "sae", "at", "record"}:
             return None
         if f.here == "prompt" and f.word(f.i + 1) in {"[", "|", "except", ""}:
@@ -152,9 +142,7 @@ def second_statement(f: Failure) -> Finding | None:
 def edit_here(f: Failure) -> Finding | None:
     """An edit without its `at`, or before it."""
     if f.kind in EDITS and f.here in {"in", "on"} and re.match(r"L[-\d{*]|l\d|layers?", f.word(f.i + 1)):
-        return Finding(
-            "S115", f"the site comes before `{f.kind}`", f.span, "", (f"write at SITE {f.kind} ...",)
-        )
+        return Finding("S115", f"the site comes before `{f.kind}`", f.span, "", (f"write at SITE {f.kind} ...",))
     if f.here in EDITS and f.kind not in {"at", *EDITS} and f.i > 1:
         return Finding(
             "S115",
@@ -184,9 +172,7 @@ def quotes(f: Failure) -> Finding | None:
         span = f.span_of(f.i, max(on, f.i + 1))
         path = f.text[span.start : span.end].replace('"', "")
         tail = (" " + f.rest(on)) if on < len(f.tokens) else ""
-        return Finding(
-            "S126", "a string needs quotes", span, "", write(f'{head} "{path}"{tail}', 'it in "quotes"')
-        )
+        return Finding("S126", "a string needs quotes", span, "", write(f'{head} "{path}"{tail}', 'it in "quotes"'))
     return None
 
 
@@ -208,13 +194,9 @@ def prompts(f: Failure) -> Finding | None:
     if f.kind == "run":
         if f.tok.kind == "word" and "COMMA" in f.accepts:
             word = f.word(f.i + 1) if f.here == "and" else f.here
-            return Finding(
-                "S120", "prompts are separated by commas", f.span, "", write(f"{f.between(0, f.i)}, {word}")
-            )
+            return Finding("S120", "prompts are separated by commas", f.span, "", write(f"{f.between(0, f.i)}, {word}"))
         if f.here == "(":
-            return Finding(
-                "S120", "`run` takes no brackets", f.span, "", write("run " + f.rest(f.i).strip("()"))
-            )
+            return Finding("S120", "`run` takes no brackets", f.span, "", write("run " + f.rest(f.i).strip("()")))
         return None
     if f.i == 2 and f.tokens[1].kind == "number" and f.tok.kind == "word":
         return Finding(
@@ -226,9 +208,7 @@ def prompts(f: Failure) -> Finding | None:
         )
     number = next((t.text for t in f.tokens[f.i :] if t.kind == "number"), None)
     if number and f.i >= 2:
-        return Finding(
-            "S120", "a number of tokens was expected", f.span, "", write(f"generate {f.word(1)} {number}")
-        )
+        return Finding("S120", "a number of tokens was expected", f.span, "", write(f"generate {f.word(1)} {number}"))
     return None
 
 

@@ -131,14 +131,10 @@ def _refuse(source: Source) -> Diagnostic | None:
     """The one mistake of a text that is not worth reading."""
     if len(source.text) > MAX_CHARACTERS:
         message = f"the program has {len(source.text):,} characters; at most {MAX_CHARACTERS:,} are read"
-        return Diagnostic(
-            "S100", message, Span(0, 0), source, hints=("put large feature sets in several programs",)
-        )
+        return Diagnostic("S100", message, Span(0, 0), source, hints=("put large feature sets in several programs",))
     if (bad := BINARY.search(source.text)) is not None:
         label = f"character U+{ord(bad[0]):04X}"
-        return Diagnostic(
-            "S101", "this is not text", Span(*bad.span()), source, label, ("a program is UTF-8 text",)
-        )
+        return Diagnostic("S101", "this is not text", Span(*bad.span()), source, label, ("a program is UTF-8 text",))
     return None
 
 
@@ -192,9 +188,7 @@ class _Reader:
         good = tuple(e for e in edits if e is not None)
         if header is None or not good:
             return None
-        return replace(
-            header, edits=good, block=chunk.block is not None, span=Span(chunk.first.start, chunk.end)
-        )
+        return replace(header, edits=good, block=chunk.block is not None, span=Span(chunk.first.start, chunk.end))
 
     def header(self, part: Part) -> At | None:
         if (word := part.tokens[0].text) == "at":
@@ -257,9 +251,7 @@ class _Reader:
 
     def report(self, part: Part, found: Finding) -> None:
         if found.span.start < part.blind:
-            diagnostic = Diagnostic(
-                found.code, found.message, found.span, self.source, found.label, found.hints
-            )
+            diagnostic = Diagnostic(found.code, found.message, found.span, self.source, found.label, found.hints)
             self.diagnostics.append(diagnostic)
 
 

@@ -176,9 +176,7 @@ class _Scanner:
                 self.check_string(tok)
             elif kind == "quoted":
                 good = '"' + text[1:-1].replace('"', '\\"') + '"'
-                self.report(
-                    "S104", "strings are written in straight double quotes", tok.span, "", f"write {good}"
-                )
+                self.report("S104", "strings are written in straight double quotes", tok.span, "", f"write {good}")
             self.tokens.append(tok)
 
     def check_string(self, tok: Token) -> None:
@@ -399,9 +397,7 @@ class _Scanner:
         prev = self.tokens[i - 1]
         if self.stack or not self.chunk.in_header or prev.text.lower() in {"l", "layer", "layers"}:
             return False
-        return prev is not self.chunk.first or (
-            i + 1 < len(self.tokens) and self.tokens[i + 1].text in EDIT_WORDS
-        )
+        return prev is not self.chunk.first or (i + 1 < len(self.tokens) and self.tokens[i + 1].text in EDIT_WORDS)
 
     def says_where(self, i: int) -> bool:
         """Whether `at` or `prompt` at `tokens[i]` goes on with an edit: `ablate f1 at prompt`, `@ prompt`."""
@@ -426,9 +422,7 @@ def no_edits(chunk: Chunk, source: Source) -> Diagnostic:
     end = chunk.parts[0].end
     header = source.text[chunk.first.start : end]
     hints = (
-        (f"write {header} ablate f42", f"or put the edits in a block: {header} {{ ... }}")
-        if len(header) < 60
-        else ()
+        (f"write {header} ablate f42", f"or put the edits in a block: {header} {{ ... }}") if len(header) < 60 else ()
     )
     if chunk.block is not None:
         return Diagnostic("S116", "the block has no edits", chunk.block, source)

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from saedsl.analyse import Given, analyse
     from saedsl.anatomy import ModelInfo
     from saedsl.demo import Demo, load_demo
-    from saedsl.errors import ModelError, ProgramError, ResultError, RunError, SAEError, SaedslError, TrainingError
+    from saedsl.errors import (
+        ModelError,
+        ProgramError,
+        ResultError,
+        RunError,
+        SaedslError,
+        SAEError,
+        TrainingError,
+    )
     from saedsl.grammar.format import format_script
     from saedsl.grammar.parse import parse
     from saedsl.grammar.source import Diagnostic, Source

@@ -59,6 +59,3 @@ def analyse(source: Source, given: Given | None = None, *, need_prompts: bool = 
         except ModelError as e:
             report.error("S301", f"this model cannot be used: {e}", program.model_span)
     return plan(program, encoder, report, given.prompts, need_prompts), report
-
-
-

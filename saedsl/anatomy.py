@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,11 +103,8 @@ class ModelInfo:
         try:
             return FAMILIES[self.model_type]
         except KeyError:
-            near = get_close_matches(self.model_type, FAMILIES, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
             raise ModelError(
-                f"{self.name}: model_type {self.model_type!r} is not supported{hint}; "
-                f"supported: {', '.join(FAMILIES)}"
+                f"{self.name}: model_type {self.model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
             ) from None
 
     def width(self, site: Site) -> int:

@@ -129,9 +129,7 @@ def bind_dictionaries(
     return Bindings(found, frozenset(broken))
 
 
-def _declared(
-    s: n.SAEDecl, given: SAEInfo | None, model: ModelInfo, base: Path, report: Report
-) -> Dictionary:
+def _declared(s: n.SAEDecl, given: SAEInfo | None, model: ModelInfo, base: Path, report: Report) -> Dictionary:
     try:
         info = given or SAEInfo.read(find_sae(s.path, base))
     except SAEError as e:
@@ -140,7 +138,9 @@ def _declared(
     read, write = _sites(s.name, info, on, s.span)
     if on is not None and info.config.output_site not in (None, on):
         report.warning(
-            "S316", f"{s.name} was trained on {info.config.output_site} and is bound to {on}", s.on.span if s.on else s.span
+            "S316",
+            f"{s.name} was trained on {info.config.output_site} and is bound to {on}",
+            s.on.span if s.on else s.span,
         )
     _check_width(s.name, info, read, write, model, s.on.span if s.on else s.path_span)
     if info.config.model_name not in (None, model.name) and not _same_name(info.config.model_name, model):

@@ -87,7 +87,12 @@ class _Checker:
     """One pass over the statements, in order. Holds what the statements above have declared."""
 
     def __init__(
-        self, parsed: Parsed, model: ModelInfo | None, bindings: Bindings | None, context: Context, report: Report
+        self,
+        parsed: Parsed,
+        model: ModelInfo | None,
+        bindings: Bindings | None,
+        context: Context,
+        report: Report,
     ) -> None:
         script = parsed.script
         self.script, self.model, self.context, self.report = script, model, context, report
@@ -113,7 +118,10 @@ class _Checker:
             self.steps.append(self._step("run", (), 0, n.NOWHERE))
         elif self.unused is not None:
             self.report.warning(
-                "S602", "no run or generate comes after this: it has no effect", self.unused, hints=["move it up"]
+                "S602",
+                "no run or generate comes after this: it has no effect",
+                self.unused,
+                hints=["move it up"],
             )
         if self.model is None:
             return None
@@ -141,6 +149,13 @@ class _Checker:
                 self.steps.append(self._step("run", s.prompts, 0, s.span))
             case n.Generate():
                 names = (s.prompt,) if s.prompt else ()
+                if s.prompt is None and isinstance(s.n, n.Name) and s.n.id in self.prompts:
+                    raise Mistake(
+                        "S603",
+                        "how many tokens are to be generated?",
+                        s.n.span,
+                        hints=[f"generate {s.n.id} 32"],
+                    )
                 self.steps.append(self._step("generate", names, self._count(s.n), s.span))
 
     def _declare(self, name: str, span: n.Span) -> None:
@@ -195,9 +210,9 @@ class _Checker:
                 return float(self.context.bind[name])
             case n.Name(name):
                 if name in self.lets:
-                    value = self.lets[name].value
-                    if isinstance(value, n.Number):
-                        return value.value
+                    named = self.lets[name].value
+                    if isinstance(named, n.Number):
+                        return named.value
                     raise Mistake("S203", f"{name} is a set of features, a number is needed here", e.span)
                 raise self._unknown(e, "number", self.lets)
 
@@ -237,13 +252,13 @@ class _Checker:
             except Mistake as e:
                 self.report.add(e)
 
-    def _edit(
-        self, edit: n.Edit, sites: list[Site], named: Dictionary | None, header: n.At
-    ) -> Iterator[Intervention]:
+    def _edit(self, edit: n.Edit, sites: list[Site], named: Dictionary | None, header: n.At) -> Iterator[Intervention]:
         op, args = self._op(edit)
         positions = tuple(p for p in (header.at, edit.at) if p is not None)
         if op == "add" and isinstance(edit.target, n.WholeSite):
-            raise Mistake("S504", "add needs features: it adds their decoder directions", edit.span, hints=["add 4 f42"])
+            raise Mistake(
+                "S504", "add needs features: it adds their decoder directions", edit.span, hints=["add 4 f42"]
+            )
         if isinstance(edit.target, n.WholeSite):
             return (Intervention(site, op, args, None, (), positions, edit.span) for site in sites)
         found = list(self._features(edit.target, sites, named))
@@ -270,7 +285,12 @@ class _Checker:
         if name.id in self.broken:
             raise Mistake.silent(name.span)
         if name.id in self.sae_names and name.id not in self.declared:
-            raise Mistake("S205", f"{name.id} is declared further down", name.span, hints=["move its `sae` statement up"])
+            raise Mistake(
+                "S205",
+                f"{name.id} is declared further down",
+                name.span,
+                hints=["move its `sae` statement up"],
+            )
         if name.id in self.dictionaries:
             return self.dictionaries[name.id]
         raise self._unknown(name, "dictionary", self.sae_names)

@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -106,7 +107,12 @@ def _fail(kind: str, message: str, code: int, as_json: bool) -> NoReturn:
 
 @cli.command()
 @_program
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Save results here, as JSON and safetensors.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Save results here, as JSON and safetensors.",
+)
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Next tokens to show of either side.")
 @_exits
 def run(
@@ -120,7 +126,7 @@ def run(
     saedsl run -e 'at L2.mlp amplify f7 x $k' --set k=3 --prompt 'The capital of France is'
     saedsl run -m ./model --sae L12.mlp=./sae -e 'at L12.mlp ablate f42' -p 'Once upon a time' --out results
     """
-    source, given = _read(file, code, model, saes, values, prompts)
+    source, given = _read(file, code, model, saes, values, prompts, download=True)
     plan, _ = _analysed(source, given, need_prompts=True)  # every mistake, before mlx is imported
     from rich.console import Console
 
@@ -186,7 +192,7 @@ def fmt(files: tuple[str, ...], code: str | None, only_check: bool, diff: bool) 
     changed = False
     for name in files or ("-e",):
         if code is not None or name == "-":
-            text = code if code is not None else click.get_text_stream("stdin").read()
+            text = code if code is not None else sys.stdin.read()
             source = Source(text, "<command line>" if code is not None else "<stdin>")
         else:
             source = read_program(Path(name))
@@ -287,9 +293,9 @@ def demo() -> None:
 
 def _read(
     file: str | None, code: str | None, model: str | None, saes: tuple[str, ...], values: tuple[str, ...],
-    prompts: tuple[str, ...],
+    prompts: tuple[str, ...], download: bool = False,
 ) -> tuple[Source, Given]:  # fmt: skip
-    """The program and everything the command line gives it."""
+    """The program and everything the command line gives it; `download` fetches a hub model that is not here."""
     from saedsl.analyse import Given
     from saedsl.anatomy import ModelInfo
     from saedsl.grammar.source import Source
@@ -300,15 +306,30 @@ def _read(
     if (file is None) == (code is None):
         raise _Usage("give a program: a FILE, or -e 'CODE'" + ("" if file is None else ", not both"))
     if file == "-":
-        source, base = Source(click.get_text_stream("stdin").read(), "<stdin>"), Path()
+        source, base = Source(sys.stdin.read(), "<stdin>"), Path()
     elif file is not None:
         source, base = read_program(Path(file)), Path(file).parent
     else:
         source, base = Source(code or "", "<command line>"), Path()
-    info = ModelInfo.read(find_model(model), model) if model else None
+    info = ModelInfo.read(find_model(model, download=download), model) if model else None
+    if download and info is None:
+        _fetch_declared(source, base)
     dictionaries = {k: SAEInfo.read(find_sae(v)) for k, v in _pairs(saes, "--sae", "NAME=PATH").items()}
     numbers = {k: _float(k, v) for k, v in _pairs(values, "--set", "K=V").items()}
     return source, Given(info, None, dictionaries, numbers, {t: t for t in prompts}, base)
+
+
+def _fetch_declared(source: Source, base: Path) -> None:
+    """Download the hub model that a program names; a mistake in its name is left to the check."""
+    from saedsl.errors import ModelError
+    from saedsl.grammar.nodes import ModelDecl
+    from saedsl.grammar.parse import parse
+    from saedsl.locate import find_model
+
+    for s in parse(source).script.statements:
+        if isinstance(s, ModelDecl):
+            with suppress(ModelError):
+                find_model(s.path, base, download=True)
 
 
 def _pairs(items: tuple[str, ...], option: str, form: str) -> Mapping[str, str]:

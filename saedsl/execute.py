@@ -119,7 +119,9 @@ class StepFunctions:
 
         return read
 
-    def _recorder(self, name: str, sae: SAE, columns: Sequence[_Column]) -> Callable[[mx.array, mx.array | None, Frame], None]:
+    def _recorder(
+        self, name: str, sae: SAE, columns: Sequence[_Column]
+    ) -> Callable[[mx.array, mx.array | None, Frame], None]:
         """Keeps recorded features: as they arrive, plus what this site's edits add to them."""
         items = [r for r in self._step.records if r.dictionary == name]
         whole = any(r.features == "all" for r in items)
@@ -155,7 +157,7 @@ class StepFunctions:
             if name not in frame.scratch:
                 return None
             delta, scale = frame.scratch.pop(name)
-            out = delta @ rows
+            out: mx.array = delta @ rows
             return out if scale is None else out * scale
 
         return write
@@ -181,10 +183,13 @@ class StepFunctions:
 
     def firings(self, frames: Sequence[Frame], row: int) -> tuple[Firing, ...]:
         """What every edit did on the prompt of one row, from the frames of a whole run, in the step's order."""
+
         def count(name: str, n: int) -> list[np.ndarray]:
             """How often each of n columns was active, and changed."""
             pairs = [f.edited[name] for f in frames if name in f.edited]
-            return [sum((np.count_nonzero(np.array(p[i][row]), axis=0) for p in pairs), np.zeros(n, int)) for i in (0, 1)]
+            return [
+                sum((np.count_nonzero(np.array(p[i][row]), axis=0) for p in pairs), np.zeros(n, int)) for i in (0, 1)
+            ]
 
         seen = [sum(where.row(f.offset, f.length).count(True) for f in frames) for where in self._prompts[row].edits]
         found: dict[int, list[Firing]] = {}

@@ -10,12 +10,20 @@ from saedsl.errors import ModelError, SAEError
 DEMO = Path(__file__).parent / "demo" / "data"
 """What comes with the package: `model/`, `saes/SITE/`, `transcoders/SITE/`."""
 
+_MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt", "*.tiktoken"]
+"""Of a hub model, what mlx-lm reads."""
 
-def find_model(name: str, base: Path = Path()) -> Path:
-    """The folder of a model given as `demo`, a folder (relative to `base`, then to here), or a hub id already here.
+
+def find_model(name: str, base: Path = Path(), download: bool = False) -> Path:
+    """The folder of a model given as `demo`, a folder (relative to `base`, then to here), or a hub id.
+
+    Args:
+        name: as the user gave it.
+        base: where relative paths start.
+        download: whether a hub model that is not on this machine is fetched, as mlx-lm does.
 
     Raises:
-        ModelError: if nothing by that name is on this machine.
+        ModelError: if there is nothing by that name.
     """
     if name == "demo":
         path = DEMO / "model"
@@ -32,13 +40,25 @@ def find_model(name: str, base: Path = Path()) -> Path:
         if candidate.exists():
             raise ModelError(f"{name}: a model is a folder with config.json, this is a file")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        from huggingface_hub import try_to_load_from_cache
+        return _hub_model(name, download)
+    raise ModelError(f"{name}: there is no such folder")
 
+
+def _hub_model(name: str, download: bool) -> Path:
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    try:
         found = try_to_load_from_cache(name, "config.json")
         if isinstance(found, str):
             return Path(found).parent
-        raise ModelError(f"{name}: there is no such folder, and no such hub model is on this machine; try: hf download {name}")
-    raise ModelError(f"{name}: there is no such folder")
+        if download:
+            return Path(snapshot_download(name, allow_patterns=_MODEL_FILES))
+    except Exception as e:  # a client's errors: no network, no such repository, a name that cannot be one
+        raise ModelError(f"{name}: there is no such folder, and the hub gave none ({str(e).splitlines()[0]})") from None
+    raise ModelError(
+        f"{name}: there is no such folder, and no such hub model is on this machine; `saedsl run` downloads it, "
+        f"or: hf download {name}"
+    )
 
 
 def find_sae(name: str, base: Path = Path()) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +20,7 @@ from saedsl.anatomy import ModelInfo
 from saedsl.errors import ModelError, ProgramError, RunError
 from saedsl.execute import Firing, StepFunctions, batches
 from saedsl.grammar.source import Source
-from saedsl.locate import find_model
+from saedsl.locate import find_model, find_sae
 from saedsl.plan import Plan, PlannedPrompt, PlannedStep
 from saedsl.program import Step
 from saedsl.read import read_program
@@ -73,11 +72,10 @@ class InterpretableModel:
         """Sizes and names; what programs are checked against."""
         self._saes: dict[str, SAE] = {}
         verify(model, self.info)
-        _leave_thread()
 
     @classmethod
     def load(cls, name: str | Path, base: Path = Path()) -> InterpretableModel:
-        """Load `demo`, a model folder (relative to `base`, then to here), or a hub model that is on this machine.
+        """Load `demo`, a model folder (relative to `base`, then to here), or a hub model, downloaded if need be.
 
         On a CPU, half-precision weights become float32: MLX multiplies those many times faster there.
 
@@ -86,7 +84,7 @@ class InterpretableModel:
         """
         from mlx_lm.utils import load_model, load_tokenizer
 
-        path = find_model(str(name), base)
+        path = find_model(str(name), base, download=True)
         ModelInfo.read(path, str(name))
         try:
             model, config = load_model(path)
@@ -150,7 +148,6 @@ class InterpretableModel:
         ids = {d.name: d.info.fingerprint for d in planned.program.used}
         plan_id = planned.plan_id({"model": self.sha256, "tokenizer": self.tokenizer_sha256, **ids})
         warnings = [*(d.render() for d in report.warnings), *_silent(results)]
-        _leave_thread()
         return Result(planned.program_id, plan_id, self.info.name, tuple(results), tuple(warnings))
 
     def plan(
@@ -181,14 +178,16 @@ class InterpretableModel:
         infos = {k: v.info for k, v in objects.items()}
         return source, Given(self.info, self.encoder, infos, bind or {}, _by_name(prompts), base), objects
 
-    def _planned(
-        self, source: Source, given: Given, objects: Mapping[str, SAE]
-    ) -> tuple[Plan, dict[str, SAE], Report]:
+    def _planned(self, source: Source, given: Given, objects: Mapping[str, SAE]) -> tuple[Plan, dict[str, SAE], Report]:
         """The plan, the dictionaries by name, and the report, which holds warnings only."""
         planned, report = analyse(source, replace(given, model=self.info, encoder=self.encoder))
         if report.errors or planned is None:
             raise ProgramError(report.diagnostics)
-        return planned, {d.name: objects.get(d.name) or self._sae(d.info.path) for d in planned.program.used}, report
+        return (
+            planned,
+            {d.name: objects.get(d.name) or self._sae(d.info.path) for d in planned.program.used},
+            report,
+        )
 
     def _sae(self, path: Path | None) -> SAE:
         key = str(path)
@@ -233,7 +232,13 @@ class InterpretableModel:
         return [side], [functions.firings(frames, 0)]
 
     def _result(
-        self, step: Step, p: PlannedPrompt, baseline: Side, edited: Side, firings: tuple[Firing, ...], top: int
+        self,
+        step: Step,
+        p: PlannedPrompt,
+        baseline: Side,
+        edited: Side,
+        firings: tuple[Firing, ...],
+        top: int,
     ) -> PromptResult:
         lp, lq = _log_softmax(baseline.logits), _log_softmax(edited.logits)
         pb, pe = np.exp(lp), np.exp(lq)
@@ -316,6 +321,14 @@ class InterpretableModel:
     def activations(self, tokens: mx.array, sites: Collection[Site]) -> dict[Site, mx.array]:
         """Activations of the plain model: site -> [batch, seq, width]."""
         return self.forward(tokens, sites)[1]
+
+    def dictionary(self, name: str) -> SAE:
+        """A dictionary that the model brings with it, by the text of its site; only the bundled model has some.
+
+        Raises:
+            SAEError: if there is none by that name.
+        """
+        return self._sae(find_sae(f"{self.info.name}:{_site_name(name)}"))
 
     def train_sae(
         self,
@@ -414,8 +427,7 @@ class Trace:
         captures = {*self._functions.captures, *self._edited, *more}
         hooks = Hooks(self._model.model, self._model.info, self._functions.functions, captures)
         self._output, self._frame = hooks(self.tokens)
-        mx.eval(self._output, *self._frame.captured.values(), *self._frame.kept.values())
-        _leave_thread()
+        mx.eval(self._output, *self._frame.arrays)
 
     @property
     def output(self) -> mx.array:
@@ -485,7 +497,7 @@ def _forward(
 ) -> tuple[list[Side], list[tuple[Firing, ...]]]:
     logits, frame = hooks(mx.array([p.tokens.ids for p in prompts]))
     last = logits[:, -1].astype(mx.float32)
-    mx.eval(last, *frame.captured.values(), *frame.kept.values())
+    mx.eval(last, *frame.arrays)
     sides = [Side(_checked(last[i]), functions.recorded([frame], i)) for i in range(len(prompts))]
     return sides, [functions.firings([frame], i) for i in range(len(prompts))]
 
@@ -493,7 +505,9 @@ def _forward(
 def _checked(logits: mx.array) -> np.ndarray:
     out = np.array(logits.astype(mx.float32))
     if not np.isfinite(out).all():
-        raise RunError("the model's output is not finite (NaN or inf): an edit is too strong, or the weights are damaged")
+        raise RunError(
+            "the model's output is not finite (NaN or inf): an edit is too strong, or the weights are damaged"
+        )
     return out
 
 
@@ -518,13 +532,6 @@ def _silent(results: Sequence[PromptResult]) -> Iterator[str]:
         yield f"warning[S610]: `{edit}` changed nothing at {n} positions: {why}"
 
 
-def _leave_thread() -> None:
-    """End MLX's streams of a thread that is not the main one: a process would abort at exit with them alive."""
-    if threading.current_thread() is not threading.main_thread():
-        mx.synchronize()
-        mx.clear_streams()
-
-
 def _site_name(key: str) -> str:
     try:
         return str(Site.parse(key))
@@ -537,5 +544,3 @@ def _by_name(prompts: Mapping[str, str | Tokens] | Prompts | None) -> Mapping[st
         return prompts or {}
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     return {t: t for t in texts}
-
-

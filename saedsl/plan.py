@@ -121,7 +121,10 @@ def plan(
                 "S601",
                 "there is no prompt to run on",
                 step.span,
-                hints=['add one: prompt p = "Once upon a time"', "or give one: --prompt, or prompts= in Python"],
+                hints=[
+                    'add one: prompt p = "Once upon a time"',
+                    "or give one: --prompt, or prompts= in Python",
+                ],
             )
         planned = []
         for name, text in given.items():
@@ -149,7 +152,7 @@ def _prompt(name: str, tokens: Tokens, step: Step, program: Program, report: Rep
     edits = tuple(_positions(e, tokens, program, report) for e in step.edits)
     records = tuple(_positions(r, tokens, program, report) for r in step.records)
     if step.kind == "run":
-        for item, where in zip((*step.edits, *step.records), (*edits, *records), strict=True):
+        for item, where in zip(step.items, (*edits, *records), strict=True):
             if where.gen and not where.prompt:
                 report.error(
                     "S407",

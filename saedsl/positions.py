@@ -38,9 +38,7 @@ class PositionSet:
 
     def __and__(self, other: PositionSet) -> PositionSet:
         both = ((max(a, c), min(b, d)) for a, b in self.gen for c, d in other.gen)
-        return PositionSet(
-            self.n_prompt, self.prompt & other.prompt, _merge(tuple(r for r in both if r[0] <= r[1]))
-        )
+        return PositionSet(self.n_prompt, self.prompt & other.prompt, _merge(tuple(r for r in both if r[0] <= r[1])))
 
     def __sub__(self, other: PositionSet) -> PositionSet:
         gen = self.gen
@@ -193,7 +191,12 @@ def _index(node: PosIndex, tokens: Tokens) -> PositionSet:
             )
     if first > last:
         raise PositionProblem(
-            Problem("S403", f"this range is empty: it runs from {first} to {last}", node.span, ("a..b includes both ends, a first",))
+            Problem(
+                "S403",
+                f"this range is empty: it runs from {first} to {last}",
+                node.span,
+                ("a..b includes both ends, a first",),
+            )
         )
     if node.of == "gen":
         return PositionSet(n, frozenset(), ((first, last),))
@@ -205,9 +208,7 @@ def _token(node: PosToken, tokens: Tokens) -> PositionSet:
     n = len(tokens)
     shown = f'"{node.text}"'
     if not places:
-        raise PositionProblem(
-            Problem("S401", f"{_quote(tokens)} does not spell {shown}", node.span, _listing(tokens))
-        )
+        raise PositionProblem(Problem("S401", f"{_quote(tokens)} does not spell {shown}", node.span, _listing(tokens)))
     if node.which == "every":
         return PositionSet(n, frozenset(place[-1] for place in places))
     if node.index is not None:

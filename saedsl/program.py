@@ -120,6 +120,11 @@ class Step:
     """Whether the statement names its prompts; if not, prompts that the caller gives take their place."""
     span: Span = field(default=NOWHERE, compare=False)
 
+    @property
+    def items(self) -> tuple[Intervention | RecordItem, ...]:
+        """Edits, then records."""
+        return (*self.edits, *self.records)
+
 
 @dataclass(frozen=True)
 class Program:
@@ -138,18 +143,15 @@ class Program:
     @property
     def used(self) -> tuple[Dictionary, ...]:
         """The dictionaries that edits or records need, sorted by name."""
-        items: list[Intervention | RecordItem] = [i for s in self.steps for i in (*s.edits, *s.records)]
-        names = {i.dictionary for i in items if i.dictionary is not None}
-        return tuple(self.dictionaries[n] for n in sorted(names))
+        names = {i.dictionary for s in self.steps for i in s.items}
+        return tuple(self.dictionaries[n] for n in sorted(n for n in names if n is not None))
 
     def to_json(self) -> dict[str, Any]:
         """The canonical form: what is hashed. Statements' order, spelling, comments and spans leave no trace."""
         return {
             "language": LANGUAGE,
             "model": self.model.name,
-            "dictionaries": {
-                d.name: {"path": d.path, "read": str(d.read), "write": str(d.write)} for d in self.used
-            },
+            "dictionaries": {d.name: {"path": d.path, "read": str(d.read), "write": str(d.write)} for d in self.used},
             "prompts": dict(sorted(self.prompts.items())),
             "steps": [
                 {
@@ -184,9 +186,7 @@ def canonical(edits: list[Intervention]) -> tuple[Intervention, ...]:
         for batch in _without_repeats(groups[key]):
             ids = tuple(sorted(f for e in batch for f in e.features if isinstance(f, int)))
             merged.append(
-                Intervention(
-                    first.site, first.op, first.args, first.dictionary, ids, batch[0].positions, batch[0].span
-                )
+                Intervention(first.site, first.op, first.args, first.dictionary, ids, batch[0].positions, batch[0].span)
             )
     return tuple(sorted(merged, key=lambda e: (e.key[0], *map(repr, e.key[1:]), repr(e.features))))
 

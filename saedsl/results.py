@@ -151,7 +151,10 @@ class Result:
             raise ResultError(f"{target}: cannot be written ({e.strerror})") from None
         try:
             (temporary / "result.json").write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
-            save_file({k: np.ascontiguousarray(v) for k, v in self._arrays().items()}, temporary / "arrays.safetensors")
+            save_file(
+                {k: np.ascontiguousarray(v) for k, v in self._arrays().items()},
+                temporary / "arrays.safetensors",
+            )
             if target.exists():
                 shutil.rmtree(target)
             temporary.chmod(0o755)

@@ -46,7 +46,12 @@ def result(r: Result, top: int = 5) -> Iterator[RenderableType]:
 
 def _next_token(p: PromptResult, top: int) -> RenderableType:
     table = Table(title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, justify in (("next token", "left"), ("baseline", "right"), ("edited", "right"), ("difference", "right")):
+    for name, justify in (
+        ("next token", "left"),
+        ("baseline", "right"),
+        ("edited", "right"),
+        ("difference", "right"),
+    ):
         table.add_column(name, justify=justify, header_style="dim")  # type: ignore[arg-type]
     best = {max(p.top, key=lambda t: t.baseline).token_id, max(p.top, key=lambda t: t.edited).token_id}
     ranked = [sorted(p.top, key=key)[:top] for key in (lambda t: -t.baseline, lambda t: -t.edited)]
@@ -97,7 +102,10 @@ def _fired(firings: Iterable[Firing]) -> RenderableType:
 def explained(plan: Plan) -> Iterator[RenderableType]:
     """What a plan will do: module, formula, tokens, forwards, memory; before any weight is read."""
     p = plan.program
-    yield Text.assemble(("model ", "bold"), f"{p.model.name}  ({p.model.model_type}, {p.model.n_layers} layers, d_model {p.model.d_model})")
+    yield Text.assemble(
+        ("model ", "bold"),
+        f"{p.model.name}  ({p.model.model_type}, {p.model.n_layers} layers, d_model {p.model.d_model})",
+    )
     for d in p.used:
         yield Text.assemble(("dictionary ", "bold"), _dictionary(d))
     for number, step in enumerate(plan.steps, 1):
@@ -115,7 +123,10 @@ def _step(plan: Plan, step: PlannedStep) -> Iterator[RenderableType]:
     for i, e in enumerate(step.step.edits):
         point = plan.program.model.hook_point(e.site)
         yield f"  {e.text()}"
-        yield Text(f"    hook     {point}" + ("  (as a delta of attention's contribution)" if e.site.component == "resid_mid" else ""))
+        yield Text(
+            f"    hook     {point}"
+            + ("  (as a delta of attention's contribution)" if e.site.component == "resid_mid" else "")
+        )
         yield Text(f"    formula  {formula(e, plan.program.dictionaries)}")
         for prompt in step.prompts:
             where = prompt.edits[i]
@@ -127,7 +138,10 @@ def _step(plan: Plan, step: PlannedStep) -> Iterator[RenderableType]:
     n = len({len(p.tokens) for p in step.prompts}) if step.step.kind == "run" else len(step.prompts)
     extra = step.step.n - 1 if step.step.kind == "generate" else 0
     size = sum(_floats(plan, step, len(p.tokens)) for p in step.prompts) * 4 / 1e6
-    yield Text(f"  cost     {2 * n * (1 + extra)} forwards, baseline and edited; edits hold about {size:.1f} MB; computed in float32", style="dim")
+    yield Text(
+        f"  cost     {2 * n * (1 + extra)} forwards, baseline and edited; edits hold about {size:.1f} MB; computed in float32",
+        style="dim",
+    )
 
 
 def formula(e: Intervention, dictionaries: dict[str, Dictionary] | object) -> str:
@@ -147,7 +161,13 @@ def _floats(plan: Plan, step: PlannedStep, n_tokens: int) -> int:
     total = 0
     for e in step.step.edits:
         d = plan.program.dictionaries[e.dictionary] if e.dictionary else None
-        n = 1 if d is None else d.info.d_sae if e.features == "all" or not d.info.config.elementwise else len(e.features)
+        n = (
+            1
+            if d is None
+            else d.info.d_sae
+            if e.features == "all" or not d.info.config.elementwise
+            else len(e.features)
+        )
         total += n_tokens * (2 * n + 2 * plan.program.model.width(e.site))
     return total
 

@@ -119,7 +119,7 @@ def _encoder(backend: Any, bos: int | None) -> Encoder:
             return f"<{i}>"
         text = backend.decode([i], skip_special_tokens=False)
         # A decoder may strip the leading space that marks the start of a word.
-        return " " + text if raw[:1] in "▁Ġ" and not text.startswith(" ") else text
+        return str(" " + text if raw[:1] in "▁Ġ" and not text.startswith(" ") else text)
 
     def encode(text: str) -> Tokens:
         e = backend.encode(text)

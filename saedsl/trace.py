@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,6 +19,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from saedsl.anatomy import HookPoint, ModelInfo
 from saedsl.errors import ModelError
@@ -41,6 +43,12 @@ class Frame:
     scratch: dict[object, Any] = field(default_factory=dict)
     """Passed from a function at an earlier site to one at a later site."""
 
+    @property
+    def arrays(self) -> list[mx.array]:
+        """What is to be evaluated with the forward: else its whole graph stays in memory, and in its thread."""
+        pairs = (array for pair in self.edited.values() for array in pair)
+        return [*self.captured.values(), *self.kept.values(), *pairs]
+
 
 SiteFn = Callable[[mx.array, Frame], mx.array]
 """(activation [batch, seq, width], frame) -> the activation that the model goes on with."""
@@ -62,6 +70,24 @@ class _Active:
 
 _ACTIVE: ContextVar[_Active | None] = ContextVar("saedsl_active", default=None)
 _SWAP = threading.RLock()
+
+
+class _Streams:
+    """MLX's streams of one thread. Lives among the thread's own variables, so it ends in that thread, with it."""
+
+    def __del__(self) -> None:
+        with suppress(RuntimeError):  # the thread has ended its streams itself
+            mx.synchronize()
+            mx.clear_streams()
+
+
+_THREAD = threading.local()
+
+
+def _end_streams_with_thread() -> None:
+    """Else a process aborts at exit, after a thread that is not the main one has run a model."""
+    if threading.current_thread() is not threading.main_thread() and not hasattr(_THREAD, "streams"):
+        _THREAD.streams = _Streams()
 
 
 @cache
@@ -92,7 +118,8 @@ def _hooked(cls: type) -> type:
 
 
 def _plain(cls: type) -> type:
-    return cls.__dict__.get("_saedsl_plain", cls)
+    plain: type = cls.__dict__.get("_saedsl_plain", cls)
+    return plain
 
 
 class Hooks:
@@ -171,6 +198,7 @@ class Hooks:
         Returns:
             Logits [batch, seq, d_vocab], not evaluated, and the frame.
         """
+        _end_streams_with_thread()
         frame = Frame(_offset(cache) if offset is None else offset, tokens.shape[1])
         if not self._swaps:
             return self._forward(tokens, cache), frame
@@ -246,8 +274,7 @@ def verify(model: nn.Module, info: ModelInfo) -> None:
         )
     ]
     half = frame.captured[wanted[0, "resid_post"]].dtype in (mx.float16, mx.bfloat16)
-    for i, pair in enumerate(mx.stack(worst).tolist()):
-        error, size = pair
+    for i, (error, size) in enumerate(np.array(mx.stack(worst)).tolist()):
         if not error <= (2e-2 if half else 1e-4) * max(size, 1.0):
             raise ModelError(
                 f"{info.name}: in layer {i // 2} of this {info.model_type}, the parts of the residual stream do not "
@@ -278,9 +305,8 @@ def generate(
     def forward(tokens: mx.array, cache: Any = None) -> mx.array:
         logits, frame = hooks(tokens, cache)
         frames.append(frame)
-        kept = [*frame.captured.values(), *frame.kept.values()]
-        if kept:
-            mx.async_eval(kept)  # or the whole graph of the forward stays in memory
+        if frame.arrays:
+            mx.async_eval(frame.arrays)
         return logits
 
     steps = generate_step(

@@ -171,7 +171,10 @@ def _llama(m: Model, tokens: npt.NDArray[np.int64], at: Sites) -> Array:
         block = f"model.layers.{i}"
         x = at(f"L{i}.resid_pre", x)
         h = at(f"L{i}.attn.in", _rms_norm(x, w[f"{block}.input_layernorm.weight"], eps))
-        q, k, v = (_heads(h @ w[f"{block}.self_attn.{p}_proj.weight"].T, n) for p, n in zip("qkv", (heads, kv, kv), strict=True))
+        q, k, v = (
+            _heads(h @ w[f"{block}.self_attn.{p}_proj.weight"].T, n)
+            for p, n in zip("qkv", (heads, kv, kv), strict=True)
+        )
         q, k = _rope(q, c["rope_theta"]), _rope(k, c["rope_theta"])
         k, v = (np.repeat(t, heads // kv, axis=0) for t in (k, v))
         z = at(f"L{i}.attn.z", _attention(q, k, v))

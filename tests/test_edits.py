@@ -96,7 +96,13 @@ def assert_agrees(
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("family", ORACLES)
 def test_a_whole_site_is_edited_as_in_numpy(
-    family: str, site: str, text: str, op: oracle.Op, args: tuple[float, ...], model_of: Models, reference_of: References
+    family: str,
+    site: str,
+    text: str,
+    op: oracle.Op,
+    args: tuple[float, ...],
+    model_of: Models,
+    reference_of: References,
 ) -> None:
     edit = oracle.Edit(full_name(site), op, args, range(2, N))
     assert_agrees(model_of(family), reference_of(family), f"at {site} {text} @ prompt[2..-1]", [edit])
@@ -155,7 +161,13 @@ def test_every_kind_of_sae_is_edited_as_in_numpy(
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("family", ORACLES)
 def test_a_transcoder_reads_what_the_mlp_reads_and_writes_what_it_adds(
-    family: str, activation: str, skip: bool, model_of: Models, reference_of: References, sae_of: SAEs, plain: Plain
+    family: str,
+    activation: str,
+    skip: bool,
+    model_of: Models,
+    reference_of: References,
+    sae_of: SAEs,
+    plain: Plain,
 ) -> None:
     t = sae_of(activation=activation, skip=skip, site="L0.mlp", read="L0.mlp.in", seed=4)
     dictionary = plain(t)
@@ -281,8 +293,7 @@ def test_any_edits_together_agree_with_numpy_in_any_order(
     lm = model_of(family)
     widths = {"L0.resid_mid": 32, "L0.mlp": 32, "L1.attn.z": lm.info.n_heads * lm.info.d_head}
     saes = {
-        site: sae_of(width, activation=kind, seed=9)
-        for (site, width), kind in zip(widths.items(), kinds, strict=True)
+        site: sae_of(width, activation=kind, seed=9) for (site, width), kind in zip(widths.items(), kinds, strict=True)
     }
     plains = {site: plain(sae) for site, sae in saes.items()}
     lines = [f"at {site} {text.format(target)}" for site, text, _, _, target, _ in pieces]
@@ -316,7 +327,9 @@ SAME = [
 
 
 @pytest.mark.parametrize("programs", SAME)
-def test_spelling_order_and_spread_have_no_meaning(programs: list[str], llama: InterpretableModel, sae_of: SAEs) -> None:
+def test_spelling_order_and_spread_have_no_meaning(
+    programs: list[str], llama: InterpretableModel, sae_of: SAEs
+) -> None:
     saes = {"L0.mlp": sae_of(seed=1), "L1.mlp": sae_of(seed=2)}
     ran = []
     for program in programs:
@@ -418,7 +431,14 @@ def test_edits_keep_the_dtype_of_their_site(family: str, dtype: str, model_of: M
 def test_columns_compute_the_difference_that_each_edit_makes() -> None:
     f = mx.array([[0.0, 0.5, 2.0, 0.25, 3.0, 1.0]])
     columns = Columns.of(
-        [("ablate", ()), ("amplify", (3.0,)), ("set", (5.0,)), ("add", (2.0,)), ("clamp", (0.0, 1.0)), ("clamp", (2.0, INF))]
+        [
+            ("ablate", ()),
+            ("amplify", (3.0,)),
+            ("set", (5.0,)),
+            ("add", (2.0,)),
+            ("clamp", (0.0, 1.0)),
+            ("clamp", (2.0, INF)),
+        ]
     )
     assert columns.delta(f).tolist() == [[0.0, 1.0, 3.0, 2.0, -2.0, 1.0]]
 

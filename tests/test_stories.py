@@ -28,12 +28,12 @@ def stories() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def sae(model: saedsl.InterpretableModel, stories: Sequence[str], tmp_path_factory: pytest.TempPathFactory) -> saedsl.SAE:
+def sae(
+    model: saedsl.InterpretableModel, stories: Sequence[str], tmp_path_factory: pytest.TempPathFactory
+) -> saedsl.SAE:
     config = SAEConfig(expansion_factor=8, k=16, num_tokens=200_000, batch_size=1024, learning_rate=2e-3)
     path = tmp_path_factory.mktemp("saes") / "L2.mlp"
-    return model.train_sae(
-        2, "mlp", stories[100:300], config, path, context=128, max_tokens=40_000, progress=False
-    )
+    return model.train_sae(2, "mlp", stories[100:300], config, path, context=128, max_tokens=40_000, progress=False)
 
 
 @pytest.fixture(scope="module")

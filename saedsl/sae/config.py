@@ -101,9 +101,7 @@ class DictionaryConfig:
     def canonical(self) -> str:
         """The config as one line of JSON, equal for equal configs: what a fingerprint hashes."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values |= {
-            name: str(values[name]) for name in ("input_site", "output_site") if values[name] is not None
-        }
+        values |= {name: str(values[name]) for name in ("input_site", "output_site") if values[name] is not None}
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
@@ -120,11 +118,7 @@ def thaw_metadata(metadata: Metadata) -> dict[str, Any]:
 def _contradictions(c: DictionaryConfig) -> list[str]:
     """Everything that is wrong with `c`, in the order of its fields."""
     sizes = {"d_in": c.d_in, "d_sae": c.d_sae, "d_out": c.d_out}
-    wrong = [
-        f"{name} is {size!r}, not a positive whole number"
-        for name, size in sizes.items()
-        if not _positive(size)
-    ]
+    wrong = [f"{name} is {size!r}, not a positive whole number" for name, size in sizes.items() if not _positive(size)]
     if wrong:
         return wrong
     for name, choices in (

@@ -49,9 +49,7 @@ def _check_replaceable(folder: Path, replaceable: Collection[str]) -> None:
         raise SAEError(f"{folder}: not a folder; choose another path")
     others = sorted(p.name for p in folder.iterdir() if p.name not in replaceable) if folder.exists() else []
     if others:
-        raise SAEError(
-            f"{folder}: holds {others[0]}, which saving would delete; choose a new or empty folder"
-        )
+        raise SAEError(f"{folder}: holds {others[0]}, which saving would delete; choose a new or empty folder")
 
 
 def _swap(fresh: Path, folder: Path, old: Path) -> None:

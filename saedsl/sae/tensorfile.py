@@ -49,9 +49,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             if size < 8 or length > MAX_HEADER:
                 raise SAEError(f"{path}: not a safetensors file (its header cannot be {length} bytes)")
             if 8 + length > size:
-                raise SAEError(
-                    f"{path}: cut short: the header needs {8 + length} bytes, the file has {size}; {AGAIN}"
-                )
+                raise SAEError(f"{path}: cut short: the header needs {8 + length} bytes, the file has {size}; {AGAIN}")
             text = file.read(length)
     except OSError as error:
         raise SAEError(f"{path}: cannot be read ({error.strerror})") from None
@@ -70,28 +68,24 @@ def parse_header(text: bytes, available: int, path: Path) -> dict[str, TensorInf
     if not isinstance(header, dict):
         raise SAEError(f"{path}: not a safetensors file (its header is not a JSON object); {AGAIN}")
     header.pop("__metadata__", None)
-    tensors = {name: _entry(name, entry, available, path) for name, entry in header.items()}
+    tensors = {name: _entry(name, entry, path) for name, entry in header.items()}
     claimed = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if claimed > available:
-        raise SAEError(
-            f"{path}: cut short: the tensors need {claimed} bytes, the file has {available}; {AGAIN}"
-        )
+        raise SAEError(f"{path}: cut short: the tensors need {claimed} bytes, the file has {available}; {AGAIN}")
     return tensors
 
 
-def _entry(name: str, entry: Any, available: int, path: Path) -> TensorInfo:
+def _entry(name: str, entry: Any, path: Path) -> TensorInfo:
     """One header entry, checked in itself."""
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = [*shape, begin, end]
     except (TypeError, KeyError, ValueError):
         raise SAEError(f"{path}: the header's entry for {name} is damaged; {AGAIN}") from None
-    if not all(type(n) is int and n >= 0 for n in numbers) or dtype not in _BYTES:
+    if not all(type(n) is int and n >= 0 for n in numbers) or _BYTES.get(str(dtype)) is None:
         raise SAEError(f"{path}: the header's entry for {name} is damaged; {AGAIN}")
     if end - begin != prod(shape) * _BYTES[dtype]:
-        raise SAEError(
-            f"{path}: {name} of {dtype} {tuple(shape)} does not fill bytes {begin} to {end}; {AGAIN}"
-        )
+        raise SAEError(f"{path}: {name} of {dtype} {tuple(shape)} does not fill bytes {begin} to {end}; {AGAIN}")
     return TensorInfo(name, dtype, tuple(shape))
 
 

@@ -71,9 +71,7 @@ class SAEConfig:
         """
         d_sae = self.expansion_factor * d_in if self.d_sae is None else self.d_sae
         if self.k > d_sae:
-            raise TrainingError(
-                f"k is {self.k}, more than the {d_sae} features there are; lower k or raise d_sae"
-            )
+            raise TrainingError(f"k is {self.k}, more than the {d_sae} features there are; lower k or raise d_sae")
         return d_sae
 
     def rate(self, d_sae: int) -> float:

@@ -26,7 +26,5 @@ def as_matrix(values: Activations, name: str) -> np.ndarray:
         raise TrainingError(f"{name} is empty: {list(out.shape)}; there is nothing to learn from")
     bad = np.flatnonzero(~np.isfinite(out).all(axis=1))
     if bad.size:
-        raise TrainingError(
-            f"{name} holds NaN or infinity in {bad.size} rows, first in row {bad[0]}; leave them out"
-        )
+        raise TrainingError(f"{name} holds NaN or infinity in {bad.size} rows, first in row {bad[0]}; leave them out")
     return out

@@ -27,9 +27,7 @@ class Batch:
     """[batch, seq], false at padding and at BOS: the tokens that dictionaries are trained on."""
 
 
-def batches(
-    model: InterpretableModel, texts: Iterable[str], context: int = 128, batch: int = 32
-) -> Iterator[Batch]:
+def batches(model: InterpretableModel, texts: Iterable[str], context: int = 128, batch: int = 32) -> Iterator[Batch]:
     """Texts as batches of rows of at most `context` tokens, each row from the start of a text or of its next part.
 
     Args:
@@ -107,8 +105,7 @@ def cross_entropy(
         logits, _ = model.forward(b.tokens, functions=at)
         targets = b.tokens[:, 1:]
         losses = (
-            mx.logsumexp(logits[:, :-1], axis=-1)
-            - mx.take_along_axis(logits[:, :-1], targets[..., None], -1)[..., 0]
+            mx.logsumexp(logits[:, :-1], axis=-1) - mx.take_along_axis(logits[:, :-1], targets[..., None], -1)[..., 0]
         )
         valid = b.valid[:, 1:]
         total += float(np.array(losses.astype(mx.float32)).astype(np.float64)[valid].sum())

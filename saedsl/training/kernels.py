@@ -73,9 +73,7 @@ class Path(NamedTuple):
     """[B, O]"""
 
 
-def gradients(
-    main: Path, u: mx.array, w: Weights, subtract_b_dec: bool, aux: Path | None, dead: mx.array
-) -> Weights:
+def gradients(main: Path, u: mx.array, w: Weights, subtract_b_dec: bool, aux: Path | None, dead: mx.array) -> Weights:
     """Gradients of the summed losses with respect to all weights.
 
     Args:

@@ -121,9 +121,7 @@ def train(
     if len(x) != len(y):
         raise TrainingError(f"{len(x)} activations but {len(y)} targets; they must be of the same tokens")
     if len(x) < config.batch_size:
-        raise TrainingError(
-            f"{len(x)} tokens are fewer than one batch of {config.batch_size}; lower batch_size"
-        )
+        raise TrainingError(f"{len(x)} tokens are fewer than one batch of {config.batch_size}; lower batch_size")
     run = _Run(config, x, y, is_transcoder=targets is not None)
     started = time.perf_counter()
     curve: list[Point] = []
@@ -133,9 +131,7 @@ def train(
             if point is not None:
                 curve.append(point)
                 bar.show(point)
-    report = Report(
-        run.steps, run.steps * config.batch_size, time.perf_counter() - started, tuple(curve[-REPORTS:])
-    )
+    report = Report(run.steps, run.steps * config.batch_size, time.perf_counter() - started, tuple(curve[-REPORTS:]))
     return Trained(run.finish(origin), report)
 
 
@@ -182,9 +178,7 @@ def initial_weights(x: np.ndarray, y: np.ndarray, d_sae: int, seed: int, is_tran
         rows = directions @ linear + 1e-3 * rng.standard_normal((d_sae, y.shape[1])).astype(np.float32)
         b_enc = -(directions @ mean_x)
     weights = {"W_enc": directions.T, "b_enc": b_enc, "W_dec": rows, "b_dec": mean_y}
-    return unit_rows(
-        {name: mx.array(np.ascontiguousarray(value, np.float32)) for name, value in weights.items()}
-    )
+    return unit_rows({name: mx.array(np.ascontiguousarray(value, np.float32)) for name, value in weights.items()})
 
 
 class _Run:
@@ -218,11 +212,7 @@ class _Run:
         x = mx.array(self.x[rows] * self.scale_x)
         y = mx.array(self.y[rows] * self.scale_y) if self.is_transcoder else x
         u, pre = pre_activations(self.w, x, not self.is_transcoder)
-        select = (
-            partial(select_batch_top_k, hint=0.8 * self.last)
-            if config.sae_type == "batchtopk"
-            else select_top_k
-        )
+        select = partial(select_batch_top_k, hint=0.8 * self.last) if config.sae_type == "batchtopk" else select_top_k
         chosen = select(pre, config.k)
         dead = np.flatnonzero(self.silent >= self.window)
         aux = Aux(dead, self.aux_k, config.aux_coefficient)
@@ -241,7 +231,7 @@ class _Run:
         return Point(step, loss / self.variance, float(out.l0), len(dead))
 
     def _follow(self, threshold: float, step: int) -> None:
-        """Move the running mean of the threshold; early on it forgets faster, or the start would never fade."""
+        """Move the running mean of the threshold; early on it forgets faster, or the start would not fade."""
         self.last = threshold
         momentum = min(self.config.threshold_momentum, step / (step + 10))
         before = threshold if self.threshold is None else self.threshold

@@ -37,9 +37,7 @@ class Evaluation:
     """Share of features that fired on none of these tokens."""
 
 
-def evaluate(
-    sae: SAE, activations: Activations, targets: Activations | None = None, batch: int = 2048
-) -> Evaluation:
+def evaluate(sae: SAE, activations: Activations, targets: Activations | None = None, batch: int = 2048) -> Evaluation:
     """Measure `sae` on activations that it was not trained on.
 
     Args:
@@ -55,11 +53,7 @@ def evaluate(
     x = as_matrix(activations, "activations")
     y = x if targets is None else as_matrix(targets, "targets")
     if (targets is None) == sae.config.is_transcoder:
-        needs = (
-            "a transcoder is measured against targets"
-            if sae.config.is_transcoder
-            else "an SAE takes no targets"
-        )
+        needs = "a transcoder is measured against targets" if sae.config.is_transcoder else "an SAE takes no targets"
         raise TrainingError(f"{needs}: evaluate(sae, activations{', targets' * sae.config.is_transcoder})")
     if len(x) != len(y):
         raise TrainingError(f"{len(x)} activations but {len(y)} targets; they must be of the same tokens")

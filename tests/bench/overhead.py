@@ -32,7 +32,9 @@ def random_sae(d: int, width: int, activation: Activation) -> saedsl.SAE:
     rng = np.random.default_rng(0)
     W = rng.standard_normal((d, width)).astype(np.float32) / d**0.5
     k = 32 if activation == "topk" else None
-    config = DictionaryConfig(d, width, d, activation, k=k, input_site=SITE, output_site=SITE, apply_b_dec_to_input=False)
+    config = DictionaryConfig(
+        d, width, d, activation, k=k, input_site=SITE, output_site=SITE, apply_b_dec_to_input=False
+    )
     threshold = mx.full((width,), 0.05) if activation == "jumprelu" else None
     return saedsl.SAE(config, mx.array(W), mx.zeros((width,)), mx.array(W.T.copy()), mx.zeros((d,)), threshold)
 

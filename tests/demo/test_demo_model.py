@@ -61,9 +61,7 @@ def likeliest(model: Any, tokenizer: Tokenizer, prompts: list[str]) -> list[int]
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_held_out_accuracy_is_at_least_95_percent(
-    task: Task, loaded: tuple[Any, Any], tokenizer: Tokenizer
-) -> None:
+def test_held_out_accuracy_is_at_least_95_percent(task: Task, loaded: tuple[Any, Any], tokenizer: Tokenizer) -> None:
     found = examples(task, 200, seed=12, split="held_out")
     best = likeliest(loaded[0], tokenizer, [example.prompt for example in found])
     right = [
@@ -173,9 +171,7 @@ def test_an_unknown_task_is_refused() -> None:
 
 
 def test_more_examples_than_there_are_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"1000000 held_out examples of 'capital' asked for, it has only about \d+"
-    ):
+    with pytest.raises(ValueError, match=r"1000000 held_out examples of 'capital' asked for, it has only about \d+"):
         examples("capital", 10**6, 0, split="held_out")
 
 
@@ -209,9 +205,7 @@ def test_mlx_lm_and_tokenizers_agree_and_bos_comes_once(
     assert loaded[1].decode(ids, skip_special_tokens=True) == text
 
 
-def test_generation_from_a_simple_prompt_is_made_of_known_words(
-    loaded: tuple[Any, Any], tokenizer: Tokenizer
-) -> None:
+def test_generation_from_a_simple_prompt_is_made_of_known_words(loaded: tuple[Any, Any], tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("Once upon a time").ids
     for _ in range(24):
         ids.append(int(loaded[0](mx.array([ids]))[0, -1].argmax().item()))

@@ -121,9 +121,7 @@ ids = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,6}", fullmatch=True).filter(
     lambda s: s not in RESERVED and not (s[0] in "fFLhnx" and s[1:2].isdigit())
 )
 names = st.builds(n.Name, ids)
-numbers = st.builds(
-    n.Number, st.integers(-5, 5000).map(float) | st.floats(allow_nan=False, allow_infinity=False)
-)
+numbers = st.builds(n.Number, st.integers(-5, 5000).map(float) | st.floats(allow_nan=False, allow_infinity=False))
 leaves = numbers | names | st.builds(n.Bound, ids)
 
 
@@ -142,11 +140,11 @@ def ordered(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
 
 layer_ranges = ordered(-4, 40).map(lambda p: n.LayerRange(*p))
 layers = st.builds(n.Layers, st.lists(layer_ranges, max_size=3).map(tuple))
-patterns = st.builds(
-    n.SitePattern, layers, st.sampled_from([*COMPONENTS, "resid", "some.other"])
-) | st.builds(n.SitePattern, st.none(), st.sampled_from(["embed", "final", "logits"]))
+patterns = st.builds(n.SitePattern, layers, st.sampled_from([*COMPONENTS, "resid", "some.other"])) | st.builds(
+    n.SitePattern, st.none(), st.sampled_from(["embed", "final", "logits"])
+)
 sites = patterns | names
-features = st.builds(lambda p, of: n.Features(*p, of), ordered(0, 99999), st.none() | sites)
+features = st.builds(lambda p, of: n.Features(p[0], p[1], of), ordered(0, 99999), st.none() | sites)
 sets = st.builds(n.FeatureSet, st.lists(features | names, min_size=1, max_size=4).map(tuple))
 targets = features | sets | names | st.just(n.AllFeatures()) | st.just(n.WholeSite())
 texts = st.text(max_size=8)
@@ -156,8 +154,7 @@ places: st.SearchStrategy[n.Positions] = st.recursive(
     | st.builds(n.PosToken, texts, st.just("one"), st.none() | st.integers(-3, 3))
     | st.builds(n.PosToken, texts, st.sampled_from(["every", "span"])),
     lambda inner: (
-        st.builds(n.PosUnion, st.lists(inner, min_size=2, max_size=3).map(tuple))
-        | st.builds(n.PosExcept, inner, inner)
+        st.builds(n.PosUnion, st.lists(inner, min_size=2, max_size=3).map(tuple)) | st.builds(n.PosExcept, inner, inner)
     ),
     max_leaves=5,
 )

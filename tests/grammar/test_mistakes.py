@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saedsl.grammar.codes import CODES
+from saedsl.grammar.nodes import At
 from saedsl.grammar.parse import parse
 
 MISTAKES: list[tuple[str, str, str, str, tuple[str, ...]]] = [
@@ -525,24 +526,21 @@ run fr it
 def test_twelve_planted_mistakes_give_twelve_diagnostics() -> None:
     parsed = parse(PLANTED)
     places = [(d.code, PLANTED[d.span.start : d.span.end]) for d in parsed.diagnostics]
-    assert (
-        places
-        == [
-            ("S126", "demo"),
-            ("S102", '"The capital of France is'),
-            ("S123", "L5"),
-            ("S122", "8"),
-            ("S122", "42"),
-            ("S124", "by 2"),
-            ("S106", "{"),
-            ("S130", "5"),
-            ("S111", "abblate"),
-            ("S120", "to"),
-            ("S125", "-1"),
-            ("S120", "it"),
-        ][: len(places)]
-    )
-    assert len(places) == 13
+    assert places == [
+        ("S126", "demo"),
+        ("S102", '"The capital of France is'),
+        ("S123", "L5"),
+        ("S122", "8"),
+        ("S122", "42"),
+        ("S124", "by 2"),
+        ("S106", "{"),
+        ("S130", "5"),
+        ("S111", "abblate"),
+        ("S120", "to"),
+        ("S125", "-1"),
+        ("S120", "it"),
+    ]
+    assert len(places) == 12
     kept = [type(s).__name__ for s in parsed.script.statements]
     assert kept == ["PromptDecl", "At", "At"]
     assert parsed.broken == {"g", "truth"}
@@ -581,4 +579,5 @@ def test_one_mistake_has_no_followers(text: str, codes: list[str]) -> None:
 def test_a_bad_edit_leaves_the_good_ones() -> None:
     parsed = parse("at L1.mlp ablate f1; amplify f2 by 2; set f3 = 4")
     (at,) = parsed.script.statements
+    assert isinstance(at, At)
     assert [type(e).__name__ for e in at.edits] == ["Ablate", "Set"]

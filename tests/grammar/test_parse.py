@@ -89,9 +89,7 @@ STATEMENT: list[tuple[str, Statement]] = [
     ),
     (
         "record g.f42, L5.resid,\n  g @ prompt",
-        Record(
-            (RecordItem(Features(42, 42, G)), RecordItem(one(5, "resid")), RecordItem(G)), PosWord("prompt")
-        ),
+        Record((RecordItem(Features(42, 42, G)), RecordItem(one(5, "resid")), RecordItem(G)), PosWord("prompt")),
     ),
     ("record {g.f1}", Record((RecordItem(FeatureSet((Features(1, 1, G),))),))),
     ("run", Run()),

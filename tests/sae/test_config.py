@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from saedsl.errors import SAEError
-from saedsl.sae.config import DictionaryConfig, freeze_metadata, thaw_metadata
+from saedsl.sae.config import Activation, DictionaryConfig, freeze_metadata, thaw_metadata
 from saedsl.sites import Site
 
 MLP = Site(2, "mlp")
+ACTIVATIONS: tuple[Activation, ...] = ("relu", "topk", "batchtopk", "jumprelu")
 SAE = DictionaryConfig(8, 32, 8, "topk", k=4, input_site=MLP, output_site=MLP)
 
 
@@ -50,9 +51,7 @@ def test_every_contradiction_is_named_at_once() -> None:
 
 
 def test_only_topk_needs_all_features_at_once() -> None:
-    made = {
-        a: DictionaryConfig(8, 32, 8, a, k=4).elementwise for a in ("relu", "topk", "batchtopk", "jumprelu")
-    }  # type: ignore[arg-type]
+    made = {a: DictionaryConfig(8, 32, 8, a, k=4).elementwise for a in ("relu", "topk", "batchtopk", "jumprelu")}
     assert made == {"relu": True, "topk": False, "batchtopk": True, "jumprelu": True}
 
 
@@ -69,5 +68,6 @@ def test_configs_are_hashable_picklable_and_canonical() -> None:
 def test_weight_shapes_follow_the_config() -> None:
     t = DictionaryConfig(8, 32, 6, "jumprelu", kind="transcoder", apply_b_dec_to_input=False, skip=True)
     assert t.weight_shapes == {
-        "W_enc": (8, 32), "b_enc": (32,), "W_dec": (32, 6), "b_dec": (6,), "threshold": (32,), "W_skip": (6, 8),
+        "W_enc": (8, 32), "b_enc": (32,), "W_dec": (32, 6), "b_dec": (6,),
+        "threshold": (32,), "W_skip": (6, 8),
     }  # fmt: skip

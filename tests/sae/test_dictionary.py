@@ -12,7 +12,7 @@ from saedsl.errors import SAEError, ShapeError
 from saedsl.sae.config import DictionaryConfig
 from saedsl.sae.dictionary import SAE
 
-D, F, O, K = 12, 64, 10, 5
+D, F, D_OUT, K = 12, 64, 10, 5
 
 KINDS = [
     {"activation": a, "normalize_activations": n, **kind}
@@ -21,8 +21,8 @@ KINDS = [
     for kind in (
         {},
         {"apply_b_dec_to_input": False},
-        {"kind": "transcoder", "d_out": O, "apply_b_dec_to_input": False},
-        {"kind": "transcoder", "d_out": O, "apply_b_dec_to_input": False, "skip": True},
+        {"kind": "transcoder", "d_out": D_OUT, "apply_b_dec_to_input": False},
+        {"kind": "transcoder", "d_out": D_OUT, "apply_b_dec_to_input": False, "skip": True},
     )
 ]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda k: "-".join(str(v) for v in k.values()))
@@ -31,8 +31,8 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda k: "-".join(str(v
 def make(seed: int = 0, **kind: Any) -> SAE:
     config = DictionaryConfig(**{"d_in": D, "d_sae": F, "d_out": D, "k": K, **kind})
     rng = np.random.default_rng(seed)
-    weights = {n: rng.standard_normal(s).astype(np.float32) for n, s in config.weight_shapes.items()}
-    return SAE(config, **{name: mx.array(value) for name, value in weights.items()})
+    weights: dict[str, Any] = {n: mx.array(rng.standard_normal(s)) for n, s in config.weight_shapes.items()}
+    return SAE(config, **weights)
 
 
 def tokens(seed: int = 1, *shape: int) -> np.ndarray:

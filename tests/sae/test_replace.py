@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,15 +28,13 @@ def test_folders_are_made_and_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["open", "rename", "fsync"])
-def test_failure_midway_keeps_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
-) -> None:
+def test_failure_midway_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     target = tmp_path / "y"
     write_folder(target, OLD, replaceable=OLD)
     calls = 0
 
-    def second_call_fails(function):  # type: ignore[no-untyped-def]
-        def wrapped(*args, **kwargs):  # type: ignore[no-untyped-def]
+    def second_call_fails(function: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls == 2:
@@ -45,7 +45,7 @@ def test_failure_midway_keeps_what_was_there(
 
     with monkeypatch.context() as patch:
         if broken == "fsync":
-            patch.setattr("os.fsync", second_call_fails(__import__("os").fsync))
+            patch.setattr("os.fsync", second_call_fails(os.fsync))
         else:
             patch.setattr(Path, broken, second_call_fails(getattr(Path, broken)))
         with pytest.raises(SAEError) as caught:

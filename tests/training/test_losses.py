@@ -9,18 +9,18 @@ import pytest
 from saedsl.training.kernels import Weights, select_batch_top_k, select_top_k
 from saedsl.training.losses import Aux, Losses, losses, pre_activations
 
-I, O, F, B, K = 5, 4, 24, 16, 3
+D_IN, D_OUT, F, B, K = 5, 4, 24, 16, 3
 Arrays = dict[str, np.ndarray]
 DEAD = np.array([2, 7, 11, 20])
 
 
 def example(is_transcoder: bool) -> tuple[Arrays, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(3)
-    d_out = O if is_transcoder else I
-    x = rng.standard_normal((B, I))
+    d_out = D_OUT if is_transcoder else D_IN
+    x = rng.standard_normal((B, D_IN))
     y = rng.standard_normal((B, d_out)) if is_transcoder else x
     w = {
-        "W_enc": rng.standard_normal((I, F)),
+        "W_enc": rng.standard_normal((D_IN, F)),
         "b_enc": rng.standard_normal(F) * 0.1,
         "W_dec": rng.standard_normal((F, d_out)),
         "b_dec": rng.standard_normal(d_out) * 0.1,
@@ -44,7 +44,7 @@ def definition(
     batch: bool,
     missing: np.ndarray | None,
 ) -> tuple[float, float, np.ndarray]:
-    """Both losses and the residual, token by token; `missing` is the residual that the auxiliary loss holds fixed."""
+    """Both losses and the residual, token by token; the auxiliary loss holds `missing` fixed."""
     pre = (x if is_transcoder else x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
     border = np.sort(pre.ravel())[-B * K] if batch else np.sort(pre, axis=1)[:, -K:][:, :1]
     f = np.where((pre >= border) & (pre > 0), pre, 0)
@@ -78,9 +78,7 @@ def test_losses_and_gradients_are_those_of_the_definition(is_transcoder: bool, b
                 moved[name][place] += sign * step
                 ends.append(sum(definition(moved, x, y, is_transcoder, aux, batch, fixed)[:2]))
             expected[place] = (ends[0] - ends[1]) / (2 * step)
-        np.testing.assert_allclose(
-            np.array(got.gradients[name]), expected, rtol=2e-3, atol=2e-4, err_msg=name
-        )
+        np.testing.assert_allclose(np.array(got.gradients[name]), expected, rtol=2e-3, atol=2e-4, err_msg=name)
 
 
 def test_no_dead_feature_no_auxiliary_loss() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ def make(kind: str = "sae") -> SAE:
     transcoder = kind == "transcoder"
     config = DictionaryConfig(D, F, D, "topk", k=4, kind=kind, apply_b_dec_to_input=not transcoder)  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
-    return SAE(config, **{n: mx.array(rng.standard_normal(s) * 0.4) for n, s in config.weight_shapes.items()})
+    weights: dict[str, Any] = {n: mx.array(0.4 * rng.standard_normal(s)) for n, s in config.weight_shapes.items()}
+    return SAE(config, **weights)
 
 
 X = np.random.default_rng(1).standard_normal((101, D)).astype(np.float32) + 3
@@ -61,9 +64,7 @@ def test_a_transcoder_is_measured_against_its_targets() -> None:
         ("sae", X[:0], None, "activations is empty: [0, 6]; there is nothing to learn from"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(
-    kind: str, x: np.ndarray, y: np.ndarray | None, message: str
-) -> None:
+def test_what_cannot_be_measured_is_refused(kind: str, x: np.ndarray, y: np.ndarray | None, message: str) -> None:
     with pytest.raises(TrainingError) as caught:
         evaluate(make(kind), x, y)
     assert str(caught.value) == message

@@ -47,6 +47,5 @@ def detect(folder: Path) -> Format:
     if not folder.is_dir():
         raise SAEError(f"{folder}: a file, not a dictionary; name the folder that holds cfg.json")
     raise SAEError(
-        f"{folder}: not a dictionary that saedsl can read; "
-        "expected cfg.json and sae_weights.safetensors (SAELens)"
+        f"{folder}: not a dictionary that saedsl can read; expected cfg.json and sae_weights.safetensors (SAELens)"
     )

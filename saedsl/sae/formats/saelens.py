@@ -163,9 +163,7 @@ def describe(config: DictionaryConfig, weights: Mapping[str, np.ndarray]) -> SAE
 def to_json(config: DictionaryConfig, dtype: str) -> dict[str, Any]:
     """`config` as the content of `cfg.json`."""
     stored: Activation = "jumprelu" if config.activation == "batchtopk" else config.activation
-    architecture = next(
-        a for a, v in ARCHITECTURES.items() if v == (stored, config.is_transcoder, config.skip)
-    )
+    architecture = next(a for a, v in ARCHITECTURES.items() if v == (stored, config.is_transcoder, config.skip))
     kept = thaw_metadata(config.metadata)
     # without its version SAELens takes the file for one from before 6.0 and drops the metadata
     added = {"sae_lens_version": "6.0.0", "prepend_bos": config.trained_on_bos}
@@ -228,9 +226,7 @@ def config_of(raw: Mapping[str, Any]) -> DictionaryConfig:
     activation, transcoder, skip = ARCHITECTURES[architecture]
     missing = [key for key in ("d_in", "d_sae", *(("d_out",) if transcoder else ())) if key not in raw]
     if missing:
-        raise SAEError(
-            f"{CONFIG} has no {' and no '.join(missing)}; it is not the config of a {architecture} SAE"
-        )
+        raise SAEError(f"{CONFIG} has no {' and no '.join(missing)}; it is not the config of a {architecture} SAE")
     _check_model_options(flat.get("model_from_pretrained_kwargs"))
     ours = _ours(flat.get("saedsl"))
     if ours.get("activation") == "batchtopk" and activation == "jumprelu":
@@ -267,9 +263,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SAEError(
-            f"{path.parent}: {CONFIG} is missing beside {WEIGHTS}; download or copy it too"
-        ) from None
+        raise SAEError(f"{path.parent}: {CONFIG} is missing beside {WEIGHTS}; download or copy it too") from None
     except OSError as error:
         raise SAEError(f"{path}: cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -294,9 +288,7 @@ def _ours(entry: object) -> dict[str, Any]:
     if not isinstance(entry, dict) or not isinstance(entry.get("format"), int):
         raise SAEError(f"{CONFIG} has a metadata.saedsl that is not ours; delete that entry")
     if entry["format"] > VERSION:
-        raise SAEError(
-            f"written by a newer saedsl (format {entry['format']}, this one reads {VERSION}); update it"
-        )
+        raise SAEError(f"written by a newer saedsl (format {entry['format']}, this one reads {VERSION}); update it")
     return entry
 
 
@@ -327,9 +319,7 @@ def _normalization(raw: Mapping[str, Any]) -> Normalization:
 
 
 def _check_model_options(options: object) -> None:
-    changing = (
-        {k: v for k, v in options.items() if v and k not in _HARMLESS} if isinstance(options, dict) else {}
-    )
+    changing = {k: v for k, v in options.items() if v and k not in _HARMLESS} if isinstance(options, dict) else {}
     if changing:
         name, value = min(changing.items())
         raise SAEError(
@@ -338,9 +328,7 @@ def _check_model_options(options: object) -> None:
         )
 
 
-def _check_tensors(
-    config: DictionaryConfig, tensors: Mapping[str, TensorInfo], raw: Mapping[str, Any]
-) -> None:
+def _check_tensors(config: DictionaryConfig, tensors: Mapping[str, TensorInfo], raw: Mapping[str, Any]) -> None:
     """Names and shapes of the stored tensors against the config."""
     expected = dict(config.weight_shapes)
     if config.has_threshold and "threshold" not in tensors:
@@ -353,16 +341,12 @@ def _check_tensors(
         if name not in tensors:
             raise SAEError(f"{WEIGHTS} has no {name}, which a {config.activation} {config.kind} needs")
         if tensors[name].shape != shape:
-            raise SAEError(
-                f"{WEIGHTS} has {name} of shape {list(tensors[name].shape)}; {CONFIG} implies {list(shape)}"
-            )
+            raise SAEError(f"{WEIGHTS} has {name} of shape {list(tensors[name].shape)}; {CONFIG} implies {list(shape)}")
         if tensors[name].dtype not in ("F32", "F16", "BF16", "F64"):
             raise SAEError(f"{WEIGHTS} has {name} of type {tensors[name].dtype}; floating point is expected")
     surplus = sorted(set(tensors) - set(expected) - {"scaling_factor"})
     if surplus:
-        raise SAEError(
-            f"{WEIGHTS} has {', '.join(surplus)}, which a {config.activation} {config.kind} does not use"
-        )
+        raise SAEError(f"{WEIGHTS} has {', '.join(surplus)}, which a {config.activation} {config.kind} does not use")
 
 
 def _serialise(weights: Mapping[str, np.ndarray], dtype: Literal["float32", "float16"]) -> bytes:

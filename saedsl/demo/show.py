@@ -1,0 +1,129 @@
+"""`saedsl demo`: find the feature that means France, force it where a prompt says Spain, and see what the model says.
+
+Nothing here is prepared: the features are found while you watch, in the activations of the bundled model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from saedsl import show
+from saedsl.demo.tasks import TASKS, examples
+from saedsl.demo.words import CAPITALS
+from saedsl.model import InterpretableModel
+from saedsl.sites import Site
+
+SITE = Site(0, "resid_post")
+SPOKEN, FORCED = "Spain", "France"
+STRENGTH = 3
+"""The forced feature is set to so many times what it is on its own country's name."""
+
+
+@dataclass(frozen=True)
+class CountryFeature:
+    """The feature that tells one country's name from all others."""
+
+    country: str
+    feature: int
+    activation: float
+    """On the country's name in "The capital of ... is"."""
+    elsewhere: float
+    """The largest on any other country's name there."""
+    tokens: tuple[tuple[str, float], ...]
+    """The tokens on which it is most active in sentences of all kinds, and the largest activation of each."""
+
+
+def country_features(model: InterpretableModel, countries: Sequence[str]) -> list[CountryFeature]:
+    """For each of `countries`, the feature of the dictionary at `SITE` that stands out most on its name."""
+    sae = model.dictionary(str(SITE))
+    names = [c for c in CAPITALS if len(model.encoder.encode(prompt(c))) == len(model.encoder.encode(prompt(FORCED)))]
+    tokens = mx.array([model.encoder.encode(prompt(c)).ids for c in names])
+    f = np.array(sae.encode(model.activations(tokens, [SITE])[SITE]))[:, -2]  # [countries, d_sae], on the name
+    best = []
+    for country in countries:
+        i = names.index(country)
+        others = np.delete(f, i, axis=0).max(axis=0)
+        feature = int(np.argmax(f[i] - others))
+        best.append((country, feature, float(f[i, feature]), float(others[feature])))
+    where = strongest_tokens(model, [b[1] for b in best])
+    return [CountryFeature(*b, tokens=where[b[1]]) for b in best]
+
+
+def strongest_tokens(
+    model: InterpretableModel, features: Sequence[int], n: int = 3
+) -> dict[int, tuple[tuple[str, float], ...]]:
+    """For each feature, the tokens on which it is most active in held-out sentences, with the activation."""
+    encode = model.dictionary(str(SITE)).encoder(features)
+    seen: dict[int, dict[str, float]] = {f: {} for f in features}
+    for text in [e.prompt for task in TASKS for e in examples(task, 40, seed=5, split="held_out")]:
+        tokens = model.encoder.encode(text)
+        x = model.activations(mx.array([tokens.ids]), [SITE])[SITE]
+        for piece, row in zip(tokens.pieces[1:], np.array(encode(x))[0, 1:], strict=True):
+            for f, value in zip(features, row.tolist(), strict=True):
+                seen[f][piece] = max(seen[f].get(piece, 0.0), value)
+    top = {f: sorted(by_token.items(), key=lambda item: -item[1])[:n] for f, by_token in seen.items()}
+    return {f: tuple((t, v) for t, v in found if v > 0) for f, found in top.items()}
+
+
+def prompt(country: str) -> str:
+    """The question that the demo asks."""
+    return f"The capital of {country} is"
+
+
+def program(spoken: CountryFeature, forced: CountryFeature) -> str:
+    """Take one country's feature out of the name and force the other's."""
+    value = STRENGTH * forced.activation
+    return f'at {SITE} @ " {spoken.country}" ablate f{spoken.feature}; set f{forced.feature} = {value:.1f}'
+
+
+def main() -> None:
+    """Tell the story on standard output."""
+    console = Console(highlight=False, soft_wrap=True)
+    with console.status("loading the bundled model"):
+        model = InterpretableModel.load("demo")
+    for item in story(model):
+        console.print(item, markup=False)
+
+
+def story(model: InterpretableModel) -> Iterator[RenderableType]:
+    """What `saedsl demo` prints, piece by piece."""
+    ask = prompt(SPOKEN)
+    (before, *_) = model.run("", prompts=ask).prompts[0].top
+    yield Text("1. What the model says", style="bold")
+    yield f'   "{ask}" ->{before.token}, with probability {before.baseline:.3f}\n'
+
+    spoken, forced = country_features(model, [SPOKEN, FORCED])
+    yield Text(f"2. Features that mean a country, in the dictionary at {SITE}", style="bold")
+    yield _table([spoken, forced])
+    yield ""
+
+    code = program(spoken, forced)
+    yield Text("3. The edit, as a program", style="bold")
+    yield f"   {code}\n"
+    yield f'   Where the prompt says " {SPOKEN}": without f{spoken.feature}, and with f{forced.feature} at {STRENGTH} times what it'
+    yield f'   is on " {FORCED}". The rest of the activation, the reconstruction error included, stays as it is.\n'
+
+    yield Text("4. What the model says then", style="bold")
+    yield from show.result(model.run(code, prompts=ask), top=3)
+    yield ""
+    yield Text("Next", style="bold")
+    yield "   saedsl run -e 'at L2.mlp ablate f42; amplify f7 x2'"
+    yield f"   saedsl explain -e '{code}' -p '{ask}'"
+    yield "   saedsl sites demo"
+
+
+def _table(rows: Sequence[CountryFeature]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("", "feature", "on its country", "on others, at most", "where it is most active"):
+        table.add_column(name, justify="right" if "on " in name else "left", header_style="dim", no_wrap=True)
+    for r in rows:
+        tokens = ", ".join(f"{t!r} {v:.1f}" for t, v in r.tokens)
+        table.add_row(" ", f"f{r.feature}", f"{r.country} {r.activation:.2f}", f"{r.elsewhere:.2f}", Text(tokens))
+    return table
