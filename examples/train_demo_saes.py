@@ -18,7 +18,8 @@ from pathlib import Path
 
 from saedsl.demo.text import documents  # saedsl first: it loads a fast BLAS before mlx is imported
 
-import numpy as np  # isort: skip
+import mlx.core as mx  # isort: skip
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -51,14 +52,15 @@ def main() -> None:
     jobs += [(Site(i, "mlp.in"), Site(i, "mlp")) for i in layers]
     jobs = [j for j in jobs if args.only in f"{j[0]} {j[1]}"]
     sites = sorted({s for job in jobs for s in job})
-    n_texts = args.tokens  # more than enough: a text has many tokens; reading stops at --tokens
-    x = harvest(model, documents(n_texts, args.seed + 1), sites, CONTEXT, args.tokens)
+    texts = documents(args.tokens, args.seed + 1)  # more than enough: reading stops at --tokens
+    x = harvest(model, texts, sites, CONTEXT, args.tokens)
     held_out = list(documents(100 if args.quick else 600, args.seed + 2, split="held_out"))
     test = harvest(model, held_out, sites, CONTEXT)
     data = list(batches(model, held_out[:200], CONTEXT))
     config = SAEConfig(
         sae_type="batchtopk", d_sae=8 * model.info.d_model, k=args.k, num_tokens=args.train_tokens,
-        batch_size=1024 if args.quick else 2048, learning_rate=2e-3, lr_scheduler="linear", lr_decay_share=0.5, seed=args.seed,
+        batch_size=1024 if args.quick else 2048, learning_rate=2e-3, lr_scheduler="linear", lr_decay_share=0.5,
+        aux_coefficient=0.25, dead_window=50_000, seed=args.seed,
     )  # fmt: skip
     table = Table(title=f"{len(test[sites[0]])} held-out tokens")
     for name in ("dictionary", *LIMITS, "seconds"):
@@ -69,7 +71,7 @@ def main() -> None:
         origin = Origin(read, None if read == write else write, "demo", CONTEXT)
         targets = None if read == write else x[write]
         result = train(x[read], config, targets=targets, origin=origin)
-        sae = result.sae
+        sae = sorted_by_use(result.sae, x[read])
         e: Evaluation = evaluate(sae, test[read], None if read == write else test[write])
         ce = float("nan") if args.quick else recovered(model, sae, data)
         values = {"L0": e.l0, "explained variance": e.explained_variance, "CE recovered": ce, "dead": e.dead}
@@ -87,6 +89,19 @@ def main() -> None:
         sys.exit("\n".join(bad))
     if not args.only:
         write_all(trained, args.out)
+
+
+def sorted_by_use(sae: saedsl.SAE, x: np.ndarray) -> saedsl.SAE:
+    """The same dictionary with its features renumbered, the one with the largest mean activation first.
+
+    Args:
+        sae: a trained dictionary; the order of its features is an accident of the seed.
+        x: [tokens, d_in], what it was trained on.
+    """
+    means = sum(np.array(sae.encode(mx.array(x[i : i + 4096])).sum(axis=0)) for i in range(0, len(x), 4096))
+    order = mx.array(np.argsort(-means, kind="stable"))
+    threshold = None if sae.threshold is None else sae.threshold[order]
+    return saedsl.SAE(sae.config, sae.W_enc[:, order], sae.b_enc[order], sae.W_dec[order], sae.b_dec, threshold)
 
 
 def write_all(trained: dict[tuple[str, str], saedsl.SAE], out: Path) -> None:

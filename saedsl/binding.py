@@ -116,7 +116,8 @@ def bind_dictionaries(
     for name, info in given.items():
         if name not in found and name not in broken:
             try:
-                found[name] = _given(name, info, model)
+                d = _given(name, info, model)
+                found[d.name] = d
             except Mistake as e:
                 broken.add(name)
                 report.add(e)

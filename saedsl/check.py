@@ -18,6 +18,7 @@ from saedsl.errors import ModelError
 from saedsl.grammar import nodes as n
 from saedsl.grammar.format import format_node
 from saedsl.grammar.parse import Parsed
+from saedsl.grammar.words import COMPONENT_ALIASES, COMPONENTS
 from saedsl.locate import find_model
 from saedsl.program import Dictionary, FeatureIds, Intervention, Op, Program, RecordItem, Step, canonical
 from saedsl.report import Mistake, Report, did_you_mean
@@ -138,7 +139,6 @@ class _Checker:
                 self._declare(s.name, s.span)
                 self.prompts[s.name] = s.text
             case n.LetDecl():
-                self._declare(s.name, s.span)
                 self._let(s)
             case n.At():
                 self._at(s)
@@ -167,15 +167,38 @@ class _Checker:
     # Numbers ------------------------------------------------------------------------------------------------------
 
     def _let(self, s: n.LetDecl) -> None:
-        """A number is computed at once, so that its mistakes are reported where they stand."""
-        self.lets[s.name] = s
-        if not isinstance(s.value, n.Features | n.FeatureSet) and self._set_named(s.value) is None:
+        """What a name stands for is worked out at once, so that its mistakes are reported where they stand."""
+        try:
+            value = self._let_value(s.value)
+        except Mistake:
+            self.bad_names.add(s.name)
+            raise
+        self._declare(s.name, s.span)
+        self.lets[s.name] = replace(s, value=value)
+
+    def _let_value(self, value: n.Expr | n.FeatureSet | n.Features) -> n.Number | n.FeatureSet | n.Features:
+        if isinstance(value, n.Features):
+            return value
+        if isinstance(value, n.FeatureSet):
+            return self._flat(value)
+        named = self._set_named(value)
+        return n.Number(self._number(value), span=value.span) if named is None else named
+
+    def _flat(self, features: n.FeatureSet) -> n.FeatureSet:
+        """The set with the sets that it names in their place, none of their features twice."""
+        items: dict[n.Features | n.Name, None] = {}
+        wrong = False
+        for item in features.items:
             try:
-                value = self._number(s.value)
-            except Mistake:
-                self.bad_names.add(s.name)
-                raise
-            self.lets[s.name] = replace(s, value=n.Number(value, span=s.value.span))
+                inner = self._set(item) if isinstance(item, n.Name) else item
+            except Mistake as e:
+                self.report.add(e)
+                wrong = True
+                continue
+            items |= dict.fromkeys(inner.items if isinstance(inner, n.FeatureSet) else (inner,))
+        if wrong:
+            raise Mistake.silent(features.span)
+        return replace(features, items=tuple(items))
 
     def _set_named(self, value: n.Expr) -> n.FeatureSet | n.Features | None:
         """The feature set that `let a = b` makes another name for, if b is one."""
@@ -229,7 +252,9 @@ class _Checker:
         if name.id in self.declared or name.id in self.sae_names:
             kind = "a prompt" if name.id in self.prompts else "a dictionary" if name.id in self.sae_names else "a value"
             return Mistake("S203", f"{name.id} is {kind}, a {wanted} is needed here", name.span)
-        return Mistake("S201", f"nothing above is called {name.id}", name.span, hints=did_you_mean(name.id, known))
+        component = wanted == "dictionary" and name.id in (*COMPONENTS, *COMPONENT_ALIASES)
+        hints = [f"which layer? L0.{name.id}"] if component else did_you_mean(name.id, known)
+        return Mistake("S201", f"nothing above is called {name.id}", name.span, hints=hints)
 
     # Interventions ------------------------------------------------------------------------------------------------
 
@@ -427,10 +452,26 @@ class _Checker:
             tuple(name.id for name in names) or tuple(self.prompts),
             count,
             canonical(self.edits),
-            tuple(sorted(self.records, key=lambda r: (r.label, repr(r.positions)))),
+            _merged(self.records),
             named=bool(names),
             span=span,
         )
+
+
+def _merged(records: Iterable[RecordItem]) -> tuple[RecordItem, ...]:
+    """Records sorted by label, one for each: what is recorded twice is recorded where either says."""
+    found: dict[str, RecordItem] = {}
+    for r in records:
+        first = found.setdefault(r.label, r)
+        where = dict.fromkeys((*first.positions, *r.positions))
+        if not (first.positions and r.positions):
+            found[r.label] = replace(first, positions=())
+        elif len(where) > 1:
+            union = sorted(
+                (p for w in where for p in (w.items if isinstance(w, n.PosUnion) else (w,))), key=format_node
+            )
+            found[r.label] = replace(first, positions=(n.PosUnion(tuple(union), span=r.span),))
+    return tuple(found[label] for label in sorted(found))
 
 
 def _respan(value: n.Features | n.FeatureSet, span: n.Span) -> n.Features | n.FeatureSet:

@@ -131,7 +131,10 @@ def run(
     from rich.console import Console
 
     from saedsl.model import InterpretableModel
+    from saedsl.results import refuse_other_content
 
+    if out is not None:
+        refuse_other_content(out)  # now, not when the run is over
     status = Console(stderr=True)
     name, base = plan.program.model.name, Path() if given.model else given.base
     with status.status(f"loading {name}") if sys.stderr.isatty() else _Quiet() as line:

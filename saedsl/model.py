@@ -519,17 +519,29 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _silent(results: Sequence[PromptResult]) -> Iterator[str]:
-    """A warning for each edit that changed nothing on any prompt."""
-    by_edit: dict[tuple[str, str], list[Firing]] = {}
+    """A warning for each edit that changed nothing on any prompt, and for each amplification of a silent feature."""
+    by_edit: dict[str, dict[str, list[Firing]]] = {}
     for p in results:
         for f in p.firings:
-            by_edit.setdefault((f.edit, f.feature), []).append(f)
-    for (edit, feature), found in by_edit.items():
-        if any(f.changed for f in found) or edit.split(" {")[0].endswith(" all"):
+            by_edit.setdefault(f.edit, {}).setdefault(f.feature, []).append(f)
+    for edit, features in by_edit.items():
+        idle = {name: found for name, found in features.items() if not any(f.changed for f in found)}
+        if not idle or (len(idle) < len(features) and " amplify " not in edit):
             continue
-        n, active = sum(f.positions for f in found), sum(f.active for f in found)
-        why = f"{feature or 'the activation'} was {'never active' if not active else f'active at {active} of them'}"
-        yield f"warning[S610]: `{edit}` changed nothing at {n} positions: {why}"
+        n = sum(f.positions for f in next(iter(idle.values())))
+        active = [name for name, found in idle.items() if any(f.active for f in found)]
+        silent = [name for name in idle if name not in active]
+        parts = [
+            f"{_few(names)} {'was' if len(names) == 1 else 'were'} {what}"
+            for names, what in ((silent, "never active"), (active, "active but not changed"))
+            if names
+        ]
+        yield f"warning[S610]: `{edit}` changed nothing at {n} positions: {', '.join(parts)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    named = [name or "the activation" for name in names]
+    return ", ".join(named) if len(named) <= 6 else f"{', '.join(named[:5])} and {len(named) - 5} more"
 
 
 def _site_name(key: str) -> str:

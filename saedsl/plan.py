@@ -109,6 +109,7 @@ def plan(
             cache[text] = encoder.encode(text)
         return cache.get(text)
 
+    generating = frozenset(item for s in program.steps if s.kind == "generate" for item in s.items)
     steps = []
     for step in program.steps:
         given: Mapping[str, str | Tokens] = {name: own[name] for name in step.prompts}
@@ -134,14 +135,21 @@ def plan(
             if not encoded.ids:
                 report.error("S604", f"the prompt {name} has no tokens", step.span)
                 continue
-            planned.append(_prompt(name, encoded, step, program, report))
+            planned.append(_prompt(name, encoded, step, program, report, generating))
         if not planned:
             _conflicts(step, None, report)
         steps.append(PlannedStep(step, tuple(planned)))
     return Plan(program, tuple(steps))
 
 
-def _prompt(name: str, tokens: Tokens, step: Step, program: Program, report: Report) -> PlannedPrompt:
+def _prompt(
+    name: str,
+    tokens: Tokens,
+    step: Step,
+    program: Program,
+    report: Report,
+    generating: frozenset[Intervention | RecordItem],
+) -> PlannedPrompt:
     if len(tokens.bos) > 1:
         report.warning(
             "S406",
@@ -153,10 +161,10 @@ def _prompt(name: str, tokens: Tokens, step: Step, program: Program, report: Rep
     records = tuple(_positions(r, tokens, program, report) for r in step.records)
     if step.kind == "run":
         for item, where in zip(step.items, (*edits, *records), strict=True):
-            if where.gen and not where.prompt:
+            if where.gen and not where.prompt and item not in generating:
                 report.error(
                     "S407",
-                    "generated tokens never come in a `run`, only in a `generate`",
+                    "generated tokens never come in a `run`, and no `generate` uses this",
                     item.positions[-1].span if item.positions else item.span,
                     hints=["generate 32"],
                 )

@@ -61,9 +61,10 @@ class PositionSet:
 
     @property
     def text(self) -> str:
-        """`1, 4, gen[0..9], gen[12..]`"""
+        """`1, 4..7, gen[0..9], gen[12..]`"""
+        prompt = [str(a) if a == b else f"{a}..{b}" for a, b in _merge(tuple((p, p) for p in self.prompt))]
         gen = [f"gen[{a}..{'' if b == _OPEN else b}]" for a, b in self.gen]
-        return ", ".join([*map(str, sorted(self.prompt)), *gen])
+        return ", ".join([*prompt, *gen])
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _resolve(node: Positions, tokens: Tokens, skip_bos: bool) -> PositionSet:
                 first = first | other
             return first
         case PosExcept(base, removed):
-            return _resolve(base, tokens, skip_bos) - _resolve(removed, tokens, skip_bos)
+            return _resolve(base, tokens, skip_bos) - _resolve(removed, tokens, skip_bos=False)
 
 
 def _word(node: PosWord, tokens: Tokens, skip_bos: bool) -> PositionSet:

@@ -142,8 +142,7 @@ class Result:
         from safetensors.numpy import save_file
 
         target = Path(folder)
-        if target.exists() and not (target / "result.json").is_file() and not _is_empty(target):
-            raise ResultError(f"{target}: holds something else than a result; name a new folder")
+        refuse_other_content(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -193,6 +192,12 @@ class Result:
                 out[f"{i}/{name}/logits"] = side.logits
                 out |= {f"{i}/{name}/record/{label}": a for label, a in side.activations.items()}
         return out
+
+
+def refuse_other_content(folder: Path) -> None:
+    """Raise ResultError if saving a result in `folder` would delete something else."""
+    if folder.exists() and not (folder / "result.json").is_file() and not _is_empty(folder):
+        raise ResultError(f"{folder}: holds something else than a result; name a new folder")
 
 
 def _is_empty(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -10,11 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from saedsl.anatomy import ModelInfo
-from saedsl.execute import Firing
 from saedsl.grammar.source import Diagnostic
 from saedsl.plan import Plan, PlannedStep
 from saedsl.program import Dictionary, Intervention
-from saedsl.results import PromptResult, Result
+
+if TYPE_CHECKING:
+    from saedsl.execute import Firing
+    from saedsl.results import PromptResult, Result
 
 _COLOURS = {"error": "bold red", "warning": "bold yellow"}
 
@@ -201,4 +204,4 @@ def _quoted(text: str) -> str:
 def to(console: Console, items: Iterable[RenderableType]) -> None:
     """Print each item on its own lines."""
     for item in items:
-        console.print(item, markup=False, highlight=False)
+        console.print(item, markup=False, highlight=False, soft_wrap=isinstance(item, str | Text))

@@ -181,7 +181,7 @@ class Hooks:
             edited = fn(mid, frame)
             if edited is mid:
                 return contribution
-            # so that stream + result is `edited`, an exact 0 for an ablation, and bitwise the same where nothing changed
+            # stream + result is `edited`: an exact 0 for an ablation, and bitwise the same where nothing changed
             return mx.where(edited == mid, contribution, edited - stream)
 
         before.append(remember)
@@ -306,7 +306,7 @@ def generate(
         logits, frame = hooks(tokens, cache)
         frames.append(frame)
         if frame.arrays:
-            mx.async_eval(frame.arrays)
+            mx.async_eval(*frame.arrays)  # type: ignore[no-untyped-call]
         return logits
 
     steps = generate_step(

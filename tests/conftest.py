@@ -21,14 +21,13 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import oracle
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from saedsl.model import InterpretableModel
 from saedsl.sae.config import DictionaryConfig
 from saedsl.sae.dictionary import SAE
 from saedsl.sites import Site
+from tests import oracle
 
 WORDS = (" the", " cat", " dog", " sat", " on", " mat", " a", " Paris", " Rome")
 """Words that are one token each; everything else is spelled in bytes."""
@@ -167,7 +166,7 @@ def _sae(
         activation=activation,  # type: ignore[arg-type]
         k=k if "topk" in activation else None,
         kind="transcoder" if transcoder else "sae",
-        input_site=Site.parse(read or site) if site else None,  # type: ignore[arg-type]
+        input_site=Site.parse(read or site) if site else None,
         output_site=Site.parse(site) if site else None,
         normalize_activations=normalize,  # type: ignore[arg-type]
         apply_b_dec_to_input=subtract_b_dec and d_out == d_in,
@@ -194,7 +193,10 @@ def _plain(sae: SAE) -> oracle.Dictionary:
     """The same dictionary for the oracle."""
     c = sae.config
     return oracle.Dictionary(
-        *(_double(w) for w in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)),
+        W_enc=_double(sae.W_enc),
+        b_enc=_double(sae.b_enc),
+        W_dec=_double(sae.W_dec),
+        b_dec=_double(sae.b_dec),
         activation=c.activation,
         k=c.k or 0,
         threshold=None if sae.threshold is None else _double(sae.threshold),
@@ -268,6 +270,14 @@ def write_model() -> Callable[[Path, str], Path]:
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama as a folder; nothing may change it."""
     return _write(tmp_path_factory.mktemp("models") / "tiny", "llama")
+
+
+@pytest.fixture(scope="session")
+def sae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SAE of the tiny Llama's L0.mlp as a folder; nothing may change it."""
+    folder = tmp_path_factory.mktemp("saes") / "L0.mlp"
+    _sae(site="L0.mlp", seed=1).save(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

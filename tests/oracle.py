@@ -195,7 +195,8 @@ def _gpt2(m: Model, tokens: npt.NDArray[np.int64], at: Sites) -> Array:
     def norm(x: Array, name: str) -> Array:
         centred = x - x.mean(axis=1, keepdims=True)
         variance = (centred**2).mean(axis=1, keepdims=True)
-        return centred / np.sqrt(variance + eps) * w[f"{name}.weight"] + w[f"{name}.bias"]
+        out: Array = centred / np.sqrt(variance + eps) * w[f"{name}.weight"] + w[f"{name}.bias"]
+        return out
 
     def linear(x: Array, name: str) -> Array:
         return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
@@ -223,7 +224,8 @@ def _after_mlp(at: Sites, i: int, x: Array, contribution: Array) -> Array:
 
 
 def _rms_norm(x: Array, weight: Array, eps: float) -> Array:
-    return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + eps) * weight
+    out: Array = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + eps) * weight
+    return out
 
 
 def _heads(x: Array, n: int) -> Array:
@@ -245,7 +247,8 @@ def _attention(q: Array, k: Array, v: Array) -> Array:
     scores = np.where(np.tri(q.shape[1], dtype=bool), scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    return (weights @ v).transpose(1, 0, 2).reshape(q.shape[1], -1)
+    out: Array = (weights @ v).transpose(1, 0, 2).reshape(q.shape[1], -1)
+    return out
 
 
 def log_softmax(logits: Array) -> Array:

@@ -8,7 +8,6 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from saedsl.anatomy import FAMILIES
 from saedsl.edits import Columns, add, masked
 from saedsl.model import InterpretableModel
 from saedsl.sae.dictionary import SAE
+from tests import oracle
 
 Models = Callable[..., InterpretableModel]
 References = Callable[[str], oracle.Model]
@@ -92,7 +92,7 @@ def assert_agrees(
 # Single edits ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text,op,args", WHOLE)
+@pytest.mark.parametrize(("text", "op", "args"), WHOLE)
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("family", ORACLES)
 def test_a_whole_site_is_edited_as_in_numpy(
@@ -108,8 +108,8 @@ def test_a_whole_site_is_edited_as_in_numpy(
     assert_agrees(model_of(family), reference_of(family), f"at {site} {text} @ prompt[2..-1]", [edit])
 
 
-@pytest.mark.parametrize("text,op,args", FEATURE)
-@pytest.mark.parametrize("target,features", TARGETS)
+@pytest.mark.parametrize(("text", "op", "args"), FEATURE)
+@pytest.mark.parametrize(("target", "features"), TARGETS)
 @pytest.mark.parametrize("family", ORACLES)
 def test_features_are_edited_as_in_numpy(
     family: str, target: str, features: Sequence[int], text: str, op: oracle.Op, args: tuple[float, ...],
@@ -217,7 +217,7 @@ POSITIONS: list[tuple[str, Sequence[int], Sequence[int]]] = [
 ]
 
 
-@pytest.mark.parametrize("where,whole,through_sae", POSITIONS)
+@pytest.mark.parametrize(("where", "whole", "through_sae"), POSITIONS)
 @pytest.mark.parametrize("family", ORACLES)
 def test_edits_act_at_their_positions_only(
     family: str, where: str, whole: Sequence[int], through_sae: Sequence[int],
@@ -318,11 +318,12 @@ def test_any_edits_together_agree_with_numpy_in_any_order(
 
 SAME = [
     ["at L0.mlp ablate f1; amplify f7 x2", "at L0.mlp amplify f7 x2\nat L0.mlp ablate f1"],
-    ["at L0.mlp ablate f1..4", "at L0.mlp { ablate f3..4; ablate {f2, f1} }", "let s = {f1, f2}\nat L0.mlp ablate {s, f3, f4}"],
+    ["at L0.mlp ablate f1..4", "at L0.mlp { ablate f3..4; ablate {f2, f1} }"],
+    ["at L0.mlp ablate f1..4", "let s = {f1, f2}\nat L0.mlp ablate {s, f3, f4}"],
     ["at L0.mlp, L1.mlp ablate", "at L0..1.mlp ablate", "at L*.mlp ablate", "at L-1.mlp ablate\nat L{0}.mlp ablate"],
     ["at L0.mlp set f2 = 6", "let v = 3\nat L0.mlp set f2 = 2 * v", "at L0.mlp set L0.mlp.f2 = 6.0"],
     ["at L0.resid ablate @ last", "at L0.resid_post @ last ablate"],
-    ["at L0.mlp ablate f1 @ prompt[-1]; ablate f1 @ prompt[2]", "at L0.mlp ablate f1 @ prompt[2]; ablate f1 @ prompt[-1]"],
+    ["at L0.mlp ablate f1 @ last; ablate f1 @ prompt[2]", "at L0.mlp ablate f1 @ prompt[2]; ablate f1 @ last"],
 ]  # fmt: skip
 
 
@@ -361,11 +362,15 @@ def assert_same_bits(a: list[Any], b: list[Any]) -> None:
 
 
 KINDS = [
-    ("relu", "none"), ("jumprelu", "layer_norm"), ("topk", "constant_norm_rescale"), ("batchtopk", "none"), ("topk", "layer_norm"),
-]  # fmt: skip
+    ("relu", "none"),
+    ("jumprelu", "layer_norm"),
+    ("topk", "constant_norm_rescale"),
+    ("topk", "layer_norm"),
+    ("batchtopk", "none"),
+]
 
 
-@pytest.mark.parametrize("activation,normalize", KINDS)
+@pytest.mark.parametrize(("activation", "normalize"), KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", ORACLES)
 def test_setting_to_zero_is_bitwise_ablation(
@@ -379,7 +384,7 @@ def test_setting_to_zero_is_bitwise_ablation(
     assert_same_bits(outputs(lm, "at L1.attn.z set = 0", saes), outputs(lm, "at L1.attn.z ablate", saes))
 
 
-@pytest.mark.parametrize("activation,normalize", KINDS)
+@pytest.mark.parametrize(("activation", "normalize"), KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", ORACLES)
 def test_amplifying_by_one_is_bitwise_nothing(

@@ -15,11 +15,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-import oracle
 import pytest
 from mlx.utils import tree_flatten
 
-from saedsl import anatomy, trace
+from saedsl import anatomy
 from saedsl.anatomy import FAMILIES, Family, ModelInfo
 from saedsl.errors import ModelError
 from saedsl.execute import StepFunctions
@@ -27,6 +26,7 @@ from saedsl.model import InterpretableModel
 from saedsl.sae.dictionary import SAE
 from saedsl.sites import Site
 from saedsl.trace import Frame, Hooks, generate, verify
+from tests import oracle
 
 Models = Callable[..., InterpretableModel]
 References = Callable[[str], oracle.Model]
@@ -86,7 +86,7 @@ POSITIONS: list[tuple[str, Sequence[int]]] = [
 ]
 
 
-@pytest.mark.parametrize("where,positions", POSITIONS)
+@pytest.mark.parametrize(("where", "positions"), POSITIONS)
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_generation_with_a_cache_is_the_oracles_without(
     family: str,
@@ -147,13 +147,11 @@ def test_records_of_generation_are_the_oracles(
     edits = [oracle.Edit("L0.mlp", "amplify", (2,), GEN, [1, 2, 3, 4, 5], d)]
     ids = [*llama.encoder.encode(TEXT).ids, *tokens[:-1]]
     _, seen = reference_of("llama").forward(ids, edits)
-    _, before = reference_of("llama").forward(ids)
     np.testing.assert_allclose(recorded["L1.resid_post"], seen["L1.resid_post"][N:], rtol=1e-4, atol=1e-4)
-    # L0.mlp is the first edited site: its features arrive there as in the plain model
-    f = d.encode(oracle.Model(reference_of("llama").weights, reference_of("llama").config).forward(ids)[1]["L0.mlp"])
-    assert before.keys() == seen.keys()
-    np.testing.assert_allclose(recorded["L0.mlp.f9"][0], f[N - 1, 9], rtol=1e-4, atol=1e-4)
-    assert recorded["L0.mlp.f9"].shape == (MADE,)
+    f = d.encode(reference_of("llama").forward(ids)[1]["L0.mlp"])  # nothing upstream is edited
+    np.testing.assert_allclose(recorded["L0.mlp.f9"], f[N - 1 :, 9], rtol=1e-4, atol=1e-4)
+    doubled = np.where(np.arange(N - 1, N + MADE - 1) >= N, 2, 1)
+    np.testing.assert_allclose(recorded["L0.mlp.f2"], f[N - 1 :, 2] * doubled, rtol=1e-4, atol=1e-4)
 
 
 def test_a_stop_token_ends_generation_and_is_not_yielded(llama: InterpretableModel) -> None:
@@ -256,7 +254,7 @@ def test_gradients_flow_through_a_traced_forward(llama: InterpretableModel) -> N
 
     _, grads = nn.value_and_grad(llama.model, loss)(llama.model)
     assert all(mx.isfinite(g).all().item() for _, g in tree_flatten(grads))
-    assert any(mx.abs(g).max().item() > 0 for _, g in tree_flatten(grads))
+    assert any(np.abs(np.array(g)).max() > 0 for _, g in tree_flatten(grads))
 
 
 def test_a_trace_inside_a_trace_leaves_the_outer_one_in_place(llama: InterpretableModel) -> None:
@@ -419,7 +417,6 @@ EXITS = """
 import saedsl.model, mlx_lm.generate
 from saedsl.grammar.parse import parse
 from saedsl.grammar.source import Source
-mx.disable_compile()  # the C++ compiler takes a second in every process
 program = "at L0.mlp ablate f1..9" + chr(10) + "run" + chr(10) + "generate 3"
 parse(Source(program))  # the grammar is read once, before the processes part
 conftest._tokenizer()
@@ -467,7 +464,7 @@ def test_every_family_verifies_and_its_edits_reach_the_output(family: str, model
     for site in lm.info.sites:
         edited, captured = lm.forward(tokens, [site], {site: lambda x: x * -0.5})
         assert captured[site].shape == (1, 5, lm.info.width(site)), site
-        assert mx.abs(edited - plain).max().item() > 1e-3, site
+        assert np.abs(np.array(edited - plain).astype(np.float32)).max() > 1e-3, site
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -501,7 +498,7 @@ BROKEN: list[tuple[str, Family, str]] = [
 ]
 
 
-@pytest.mark.parametrize("family,table,message", BROKEN)
+@pytest.mark.parametrize(("family", "table", "message"), BROKEN)
 def test_a_model_that_is_not_as_its_family_says_is_refused(
     family: str, table: Family, message: str, model_of: Models, bare: Callable[..., nn.Module], tokenizer: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -545,7 +542,7 @@ def test_an_unknown_family_is_refused_when_a_model_is_wrapped(bare: Callable[...
 
 
 def test_what_is_no_model_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(ModelError, match="this Linear is not an mlx-lm model: load one with mlx_lm.load"):
+    with pytest.raises(ModelError, match=r"this Linear is not an mlx-lm model: load one with mlx_lm\.load"):
         InterpretableModel(nn.Linear(2, 2), tokenizer)
 
 
@@ -567,6 +564,3 @@ def _signals() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     yield
     assert signal.getsignal(signal.SIGINT) is before
-
-
-assert trace  # imported for its place in the tree

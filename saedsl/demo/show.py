@@ -59,10 +59,10 @@ def country_features(model: InterpretableModel, countries: Sequence[str]) -> lis
 def strongest_tokens(
     model: InterpretableModel, features: Sequence[int], n: int = 3
 ) -> dict[int, tuple[tuple[str, float], ...]]:
-    """For each feature, the tokens on which it is most active in held-out sentences, with the activation."""
+    """For each feature, the tokens on which it is most active in sentences of the tasks, with the activation."""
     encode = model.dictionary(str(SITE)).encoder(features)
     seen: dict[int, dict[str, float]] = {f: {} for f in features}
-    for text in [e.prompt for task in TASKS for e in examples(task, 40, seed=5, split="held_out")]:
+    for text in [e.prompt for task in TASKS for e in examples(task, 60, seed=5)]:
         tokens = model.encoder.encode(text)
         x = model.activations(mx.array([tokens.ids]), [SITE])[SITE]
         for piece, row in zip(tokens.pieces[1:], np.array(encode(x))[0, 1:], strict=True):
@@ -121,8 +121,8 @@ def story(model: InterpretableModel) -> Iterator[RenderableType]:
 
 def _table(rows: Sequence[CountryFeature]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("", "feature", "on its country", "on others, at most", "where it is most active"):
-        table.add_column(name, justify="right" if "on " in name else "left", header_style="dim", no_wrap=True)
+    for name in ("", "feature", "on its country", "on others", "where it is most active"):
+        table.add_column(name, justify="right" if "on " in name else "left", header_style="dim")
     for r in rows:
         tokens = ", ".join(f"{t!r} {v:.1f}" for t, v in r.tokens)
         table.add_row(" ", f"f{r.feature}", f"{r.country} {r.activation:.2f}", f"{r.elsewhere:.2f}", Text(tokens))
