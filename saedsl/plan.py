@@ -14,7 +14,7 @@ from saedsl.program import Intervention, Program, RecordItem, Step, feature_text
 from saedsl.report import Report
 from saedsl.tokens import Encoder, Tokens
 
-DEMO_PROMPT = "The capital of France is"
+DEMO_PROMPT = "Words: Mary stone John little Mary stone"
 """What a program runs on when neither it nor the caller gives a prompt and the model is the bundled one."""
 
 

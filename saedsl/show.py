@@ -35,16 +35,21 @@ def diagnostic(d: Diagnostic) -> Text:
 def result(r: Result, top: int = 5) -> Iterator[RenderableType]:
     """A block for each prompt, then the warnings and the hashes."""
     for p in r.prompts:
-        yield Text.assemble(("prompt ", "bold"), _quoted(p.text), f"   ({len(p.token_ids)} tokens)")
-        yield _generated(p) if p.kind == "generate" else _next_token(p, top)
-        if p.firings:
-            yield _fired(p.firings)
-        for label, array in p.edited.activations.items():
-            yield f"recorded {label} {list(array.shape)} at {p.record_positions.get(label, '')}"
+        yield from prompt(p, top)
         yield ""
     for w in r.warnings:
         yield Text(w, style="yellow")
     yield Text(f"program {r.program_id[:16]}  plan {r.plan_id[:16]}  model {r.model}", style="dim")
+
+
+def prompt(p: PromptResult, top: int = 5) -> Iterator[RenderableType]:
+    """What became of one prompt: next tokens or texts, what fired, what was recorded."""
+    yield Text.assemble(("prompt ", "bold"), _quoted(p.text), f"   ({len(p.token_ids)} tokens)")
+    yield _generated(p) if p.kind == "generate" else _next_token(p, top)
+    if p.firings:
+        yield _fired(p.firings)
+    for label, array in p.edited.activations.items():
+        yield f"recorded {label} {list(array.shape)} at {p.record_positions.get(label, '')}"
 
 
 def _next_token(p: PromptResult, top: int) -> RenderableType:

@@ -1,6 +1,7 @@
-"""`saedsl demo`: find the feature that means France, force it where a prompt says Spain, and see what the model says.
+"""`saedsl demo`: two feature edits that change what the bundled model says, and why they do.
 
-Nothing here is prepared: the features are found while you watch, in the activations of the bundled model.
+First the program of the README: the feature that goes on with repeated words is removed. Then the feature that means
+France, found while you watch, is forced where a prompt says Spain.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from saedsl import show
-from saedsl.demo.tasks import TASKS, examples
+from saedsl.demo.tasks import TASKS, Example, examples
 from saedsl.demo.words import CAPITALS
 from saedsl.model import InterpretableModel
+from saedsl.plan import DEMO_PROMPT
 from saedsl.sites import Site
 
+README = "at L2.mlp ablate f42; amplify f7 x2"
 SITE = Site(0, "resid_post")
 SPOKEN, FORCED = "Spain", "France"
 STRENGTH = 3
@@ -94,29 +97,50 @@ def main() -> None:
 
 def story(model: InterpretableModel) -> Iterator[RenderableType]:
     """What `saedsl demo` prints, piece by piece."""
-    ask = prompt(SPOKEN)
-    (before, *_) = model.run("", prompts=ask).prompts[0].top
-    yield Text("1. What the model says", style="bold")
-    yield f'   "{ask}" ->{before.token}, with probability {before.baseline:.3f}\n'
-
-    spoken, forced = country_features(model, [SPOKEN, FORCED])
-    yield Text(f"2. Features that mean a country, in the dictionary at {SITE}", style="bold")
-    yield _table([spoken, forced])
+    yield from _repeated_words(model)
     yield ""
-
-    code = program(spoken, forced)
-    yield Text("3. The edit, as a program", style="bold")
-    yield f"   {code}\n"
-    yield f'   Where the prompt says " {SPOKEN}": without f{spoken.feature}, and with f{forced.feature} at {STRENGTH} times what it'
-    yield f'   is on " {FORCED}". The rest of the activation, the reconstruction error included, stays as it is.\n'
-
-    yield Text("4. What the model says then", style="bold")
-    yield from show.result(model.run(code, prompts=ask), top=3)
+    yield from _capitals(model)
     yield ""
     yield Text("Next", style="bold")
-    yield "   saedsl run -e 'at L2.mlp ablate f42; amplify f7 x2'"
-    yield f"   saedsl explain -e '{code}' -p '{ask}'"
+    yield f"   saedsl explain -e '{README}'"
+    yield f"   saedsl run -e '{README}' -p 'Once upon a time'"
     yield "   saedsl sites demo"
+
+
+def _repeated_words(model: InterpretableModel) -> Iterator[RenderableType]:
+    yield Text("1. A name is suppressed", style="bold")
+    yield f"\n   {README}\n"
+    (p,) = model.run(f"{README}\nrecord L2.mlp.f42", prompts=DEMO_PROMPT).prompts
+    yield from show.prompt(p, top=3)
+    fires = p.baseline.activations["L2.mlp.f42"]
+    yield "\n   Why: f42 is active in lists of words, most of all where they repeat, and goes on with them:"
+    words = (f"{piece.strip()} {value:.1f}" for piece, value in zip(p.pieces[1:], fires[1:], strict=True))
+    yield f"   {'  '.join(words)}"
+    for task, name in (("induction", "lists with repeated words"), ("capital", "questions for a capital")):
+        some = examples(task, 12, seed=5, split="held_out")  # type: ignore[arg-type]
+        before, after = (_answered(model, code, some) for code in ("", "at L2.mlp ablate f42"))
+        yield f"   Right answers to 12 {name}: mean probability {before:.2f}, without f42 {after:.2f}"
+
+
+def _capitals(model: InterpretableModel) -> Iterator[RenderableType]:
+    yield Text("2. A capital changes", style="bold")
+    yield f"\n   Features that mean a country, in the dictionary at {SITE}:"
+    spoken, forced = country_features(model, [SPOKEN, FORCED])
+    yield _table([spoken, forced])
+    code = program(spoken, forced)
+    yield f"\n   {code}\n"
+    yield f'   Where the prompt says " {SPOKEN}": without f{spoken.feature}, and with f{forced.feature} at {STRENGTH} times what it'
+    yield f'   is on " {FORCED}". The rest of the activation, the reconstruction error included, stays as it is.\n'
+    yield from show.result(model.run(code, prompts=prompt(SPOKEN)), top=3)
+
+
+def _answered(model: InterpretableModel, code: str, some: Sequence[Example]) -> float:
+    """Mean probability of the right answers, with the program's edits."""
+    total = 0.0
+    for e in some:
+        with model.trace(e.prompt, code) as t:
+            total += mx.softmax(t.output[0, -1])[model.encoder.encode(e.answer).ids[-1]].item()
+    return total / len(some)
 
 
 def _table(rows: Sequence[CountryFeature]) -> Table:

@@ -80,13 +80,21 @@ def test_all_shipped_data_together_is_at_most_10_mb() -> None:
     assert sum(f.stat().st_size for f in files) <= 10e6
 
 
-def test_the_demo_turns_spains_capital_into_paris_and_says_why(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_of_the_readme_suppresses_a_name(demo: Demo) -> None:
+    (p,) = demo.model.run("at L2.mlp ablate f42; amplify f7 x2").prompts
+    john = next(t for t in p.top if t.token == " John")
+    assert john.baseline > 0.9
+    assert john.edited < 0.1
+    assert all(f.changed for f in p.firings)
+
+
+def test_the_demo_shows_both_edits_and_says_why(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
     from saedsl.demo.show import main
 
     main()
     out = capsys.readouterr().out
-    assert '"The capital of Spain is" -> Madrid' in out
+    assert "at L2.mlp ablate f42; amplify f7 x2" in out
+    assert "most of all where they repeat" in out
     assert 'at L0.resid_post @ " Spain" ablate f' in out
     edited = next(line for line in out.splitlines() if line.startswith("' Paris'"))
     assert float(edited.split()[3]) > 0.5
-    assert "' France' " in next(line for line in out.splitlines() if "France " in line and "set" not in line)

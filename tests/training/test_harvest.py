@@ -14,7 +14,12 @@ from saedsl.sites import Site
 from saedsl.training.harvest import batches, cross_entropy, harvest, recovered
 
 SITE = Site(2, "mlp")
-TEXTS = ["The capital of France is Paris.", "Mary went to the store.", "The capital of Spain is Madrid and it is old.", ""]
+TEXTS = [
+    "The capital of France is Paris.",
+    "Mary went to the store.",
+    "The capital of Spain is Madrid and it is old.",
+    "",
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +60,10 @@ def test_cross_entropy_is_the_mean_over_next_tokens(demo: saedsl.InterpretableMo
     for text in TEXTS:
         ids = demo.encoder.encode(text).ids
         logits = plain_logits(demo, ids)
-        logp = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True)) - logits.max(
-            -1, keepdims=True
+        logp = (
+            logits
+            - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+            - logits.max(-1, keepdims=True)
         )
         losses += [-logp[i, t] for i, t in enumerate(ids[1:])]
     assert cross_entropy(demo, batches(demo, TEXTS)) == pytest.approx(np.mean(losses), abs=1e-4)
@@ -100,9 +107,7 @@ def test_data_without_tokens_is_refused(demo: saedsl.InterpretableModel, texts: 
     assert str(e.value) == message
 
 
-def test_train_sae_of_the_model_saves_what_it_trained(
-    demo: saedsl.InterpretableModel, tmp_path: Path
-) -> None:
+def test_train_sae_of_the_model_saves_what_it_trained(demo: saedsl.InterpretableModel, tmp_path: Path) -> None:
     config = saedsl.SAEConfig(k=4, d_sae=32, batch_size=16, num_tokens=160)
     sae = demo.train_sae(1, "mlp", TEXTS * 3, config, tmp_path / "sae", progress=False)
     again = saedsl.SAE.load(tmp_path / "sae")
