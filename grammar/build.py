@@ -11,6 +11,7 @@ from lark import Token, Transformer
 
 from saedsl.grammar import nodes as n
 from saedsl.grammar.nodes import Span
+from saedsl.grammar.words import LATER_COMPONENTS
 
 ESCAPE: Final = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|(.))|\\$")
 QUOTES: Final = "\"'“”„«»‘’"
@@ -78,6 +79,13 @@ def _in_order(first: int, last: int, span: Span, shown: str) -> None:
     if first > last and (first < 0) == (last < 0):
         hint = f"write {shown.format(last, first)}"
         raise Mistake("S129", "the range runs backwards", span, f"{first} comes after {last}", hint)
+
+
+def _spelling(tok: Token) -> str:
+    if not (text := unescape(tok)):
+        hint = 'write the text of the token, e.g. @ " Paris", or @ all'
+        raise Mistake("S125", "an empty string is not a position", _token_span(tok), "it is nowhere", hint)
+    return text
 
 
 class _Integer(NamedTuple):
@@ -179,7 +187,10 @@ class Builder(Transformer[Token, Any]):
     def pattern(self, c: list[Any]) -> n.SitePattern:
         if len(c) == 1:
             return n.SitePattern(None, str(c[0]), span=_span(c))
-        return n.SitePattern(c[0], str(c[1][1:]), span=_span(c))
+        if (component := str(c[1][1:])) in LATER_COMPONENTS:
+            message = f"`{component}` is not part of this version of the language yet"
+            raise Mistake("S113", message, _span(c), LATER_COMPONENTS[component])
+        return n.SitePattern(c[0], component, span=_span(c))
 
     def layers(self, c: list[Any]) -> n.Layers:
         return n.Layers(_nodes(c), span=_span(c))
@@ -205,10 +216,10 @@ class Builder(Transformer[Token, Any]):
 
     def place_token(self, c: list[Any]) -> n.PosToken:
         index = c[2].value if len(c) > 1 else None
-        return n.PosToken(unescape(c[0]), "one", index, span=_span(c))
+        return n.PosToken(_spelling(c[0]), "one", index, span=_span(c))
 
     def place_tokens(self, c: list[Any]) -> n.PosToken:
-        return n.PosToken(unescape(c[1]), c[0].value, span=_span(c))
+        return n.PosToken(_spelling(c[1]), c[0].value, span=_span(c))
 
     def union(self, c: list[Any]) -> n.PosUnion:
         return n.PosUnion(_nodes(c), span=_span(c))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from saedsl.grammar.nodes import Span
-from saedsl.grammar.scan import Token
+from saedsl.grammar.tokens import Token
 
 
 class Finding(NamedTuple):
@@ -83,6 +83,12 @@ SHORT: Final = 60
 def write(text: str, otherwise: str = "") -> tuple[str, ...]:
     """A hint that says what to write."""
     return (f"write {text}",) if len(text) <= SHORT else (f"write {otherwise}",) if otherwise else ()
+
+
+def not_yet(what: str, span: Span) -> Finding:
+    """`what` is of a later version of the language."""
+    verb = "are" if what.endswith("s") else "is"
+    return Finding("S113", f"{what} {verb} not part of this version of the language yet", span)
 
 
 def one_of(words: Iterable[str]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from saedsl.grammar import guess
-from saedsl.grammar.failure import Failure, Finding, one_of, write
-from saedsl.grammar.scan import Token
+from saedsl.grammar.failure import Failure, Finding, not_yet, one_of, write
+from saedsl.grammar.tokens import Token
 from saedsl.grammar.words import (
     EDITS,
-    LATER_EDITS,
+    LATER,
     STATEMENTS,
 )
 
@@ -40,8 +40,8 @@ def unknown_edit(text: str, tokens: tuple[Token, ...]) -> Finding:
     if word.lower() in EDITS:
         low = word.lower()
         return Finding("S112", f"words of the language are lower-case: {low}", first.span, "", write(low))
-    if word in LATER_EDITS:
-        return Finding("S113", f"`{word}` is not part of this version of the language yet", first.span)
+    if word in LATER:
+        return not_yet(f"`{word}`", first.span)
     target = re.match(r"(?:[\w.]+\.)?[fF]\d+(?:\s*\.\.\s*\d+)?|\{[^}]*\}", phrase)
     if target:
         after, name = phrase[target.end() :].strip(), target[0].replace("F", "f")

@@ -6,12 +6,12 @@ import re
 from typing import Final
 
 from saedsl.grammar import guess
-from saedsl.grammar.failure import Finding, one_of, write
-from saedsl.grammar.scan import LOOKALIKES, Chunk, Token
+from saedsl.grammar.failure import Finding, not_yet, one_of, write
+from saedsl.grammar.scan import Chunk
+from saedsl.grammar.tokens import LOOKALIKES, Token
 from saedsl.grammar.words import (
     EDITS,
-    LATER_EDITS,
-    LATER_STATEMENTS,
+    LATER,
     STATEMENTS,
 )
 
@@ -48,9 +48,9 @@ def judge(text: str, chunk: Chunk) -> Finding:
     word, low = first.text, first.text.lower()
     line = " ".join(text[first.start : tokens[-1].end].split())
     after = tokens[1].text if len(tokens) > 1 else ""
-    if word in LATER_STATEMENTS:
-        return Finding("S113", f"`{word}` is not part of this version of the language yet", first.span)
-    if low in EDITS or word in LATER_EDITS:
+    if word in LATER - frozenset(PYTHON):
+        return not_yet(f"`{word}`", first.span)
+    if low in EDITS:
         return edit_outside(line, low, first)
     if low in STATEMENTS:
         return Finding("S112", f"words of the language are lower-case: {low}", first.span, "", write(low))

@@ -11,16 +11,12 @@ from collections.abc import Callable
 from typing import Final
 
 from saedsl.grammar.failure import Failure, Finding, one_of, write
+from saedsl.grammar.later import later
 from saedsl.grammar.mistaken_edits import amount, assignment, bounds, factor, no_edit, target
 from saedsl.grammar.mistaken_lines import PYTHON_HINT
 from saedsl.grammar.mistaken_places import position, site
-from saedsl.grammar.scan import LOOKALIKES
-from saedsl.grammar.words import (
-    EDITS,
-    LATER,
-    RESERVED,
-    STATEMENTS,
-)
+from saedsl.grammar.tokens import LOOKALIKES
+from saedsl.grammar.words import EDITS, RESERVED, STATEMENTS
 
 
 def junk(f: Failure) -> Finding | None:
@@ -90,42 +86,6 @@ def name_taken(f: Failure) -> Finding | None:
     else:
         why = "has other characters than a-z, A-Z, 0-9 and _, or starts with a digit"
     return Finding("S127", f"{f.here} cannot be a name", f.span, f"it {why}", ("choose another name",))
-
-
-def later(f: Failure) -> Finding | None:
-    """Words of the language's later versions."""
-    tok = f.tok
-    if tok is None:
-        return None
-    what = ""
-    if f.here in LATER:
-        what = f"`{f.here}`"
-    elif f.kind == "ablate" and f.here == "to":
-        if f.word(f.i + 1) in {"zero", "0"}:
-            hints = write(f.between(0, f.i))
-            return Finding("S113", "`ablate` already means to zero", f.span_of(f.i, f.i + 2), "leave this out", hints)
-        what = "`ablate ... to`"
-    elif tok.kind == "word" and re.fullmatch(r"h\d+", f.here):
-        what = "heads"
-    elif tok.kind == "word" and re.fullmatch(r"n\d+", f.here):
-        what = "neurons"
-    elif f.here in {"max", "std", "norm"} and f.kind in EDITS:
-        what = f"the unit `{f.here}`"
-    elif f.here == "chat" and f.kind == "prompt":
-        what = "`chat`"
-    elif f.here == "system" and f.kind == "prompt":
-        what = "`system`"
-    elif f.here == "->" and f.kind == "sae":
-        what = "`->`"
-    elif f.here == "as" and f.kind == "run":
-        what = "`as`"
-    elif f.here == "." and f.tokens[f.i].end < len(f.text) and re.match(r"[hn]\d+$", f.word(f.i + 1)):
-        what = "heads" if f.word(f.i + 1)[0] == "h" else "neurons"
-        return Finding("S113", f"{what} are not part of this version of the language yet", f.tokens[f.i + 1].span)
-    if not what:
-        return None
-    verb = "are" if what in {"heads", "neurons"} else "is"
-    return Finding("S113", f"{what} {verb} not part of this version of the language yet", f.span)
 
 
 def second_statement(f: Failure) -> Finding | None:

@@ -1,20 +1,20 @@
 """Text -> statements, cut so that a mistake in one cannot spoil another.
 
-The scanner knows strings, comments, brackets and the words that start statements and edits; what is inside a
+The scanner knows brackets and the words that start statements and edits; what is inside a
 statement is the grammar's business. A statement is cut into parts: an `at` into its header and its edits,
 anything else is one part. Newlines are free inside brackets and after commas.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from saedsl.grammar.nodes import Comment, Span
 from saedsl.grammar.source import Diagnostic, Source
+from saedsl.grammar.tokens import Token, is_unclosed, tokenize
 from saedsl.grammar.words import EDITS, LATER_EDITS, LATER_STATEMENTS, POSITIONS, STATEMENTS
 
 MAX_DEPTH: Final = 40
@@ -24,57 +24,6 @@ STARTERS: Final = frozenset(STATEMENTS) | frozenset(LATER_STATEMENTS)
 EDIT_WORDS: Final = frozenset(EDITS) | frozenset(LATER_EDITS)
 CLOSES: Final = {")": "(", "]": "[", "}": "{"}
 OPENS: Final = {v: k for k, v in CLOSES.items()}
-LOOKALIKES: Final = {
-    **dict.fromkeys("−–—‐‑", "-"),
-    **dict.fromkeys("“”„«»", '"'),
-    "‘": '"',
-    "’": '"',
-    "×": "x",
-    "·": "*",
-    "…": "..",
-    "，": ",",
-    "；": ";",
-    "：": ":",
-    "＝": "=",
-    "＠": "@",
-    "（": "(",
-    "）": ")",
-    "｛": "{",
-    "｝": "}",
-}
-"""Characters that word processors and keyboards put in the place of ours."""
-
-TOKEN: Final = re.compile(
-    r"""
-      (?P<newline> \r?\n | \r )
-    | (?P<space>   [^\S\r\n]+ | \ufeff )
-    | (?P<comment> \#[^\r\n]* )
-    | (?P<string>  "(?:\\[^\r\n]|[^"\\\r\n])*(?:"|\\?) )
-    | (?P<quoted>  '[^'\r\n]*' | [“”„«»‘’][^\r\n“”„«»‘’"]*[“”„«»‘’"] )
-    | (?P<number>  (?:\d+(?:\.\d+)?|(?<!\.)\.\d+)(?:[eE][+-]?\d+)?\w* )
-    | (?P<word>    [^\W\d]\w* )
-    | (?P<punct>   \.\. | == | \*\* | [-=]> | <= | >= | != | [][(){}@,;|=+*/.:$<>&!^-] )
-    | (?P<junk>    . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-ESCAPE: Final = re.compile(r'\\(?:["\\nt]|u[0-9A-Fa-f]{4})')
-UNCLOSED: Final = re.compile(r'"(?:\\[^\r\n]|[^"\\\r\n])*\\?')
-
-
-class Token(NamedTuple):
-    """A word of the program as a reader sees it; the grammar has its own, finer ones."""
-
-    kind: str
-    text: str
-    start: int
-    end: int
-    fresh: bool
-    """First on its line."""
-
-    @property
-    def span(self) -> Span:
-        return Span(self.start, self.end)
 
 
 @dataclass
@@ -144,8 +93,9 @@ def scan(source: Source) -> Scan:
 class _Scanner:
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.out = Scan()
-        self.tokens: list[Token] = []
+        read = tokenize(source)
+        self.tokens = read.tokens
+        self.out = Scan(comments=read.comments, diagnostics=read.diagnostics)
         self.chunk = Chunk()
         self.stack: list[Token] = []
         """Open brackets, outermost first."""
@@ -155,44 +105,6 @@ class _Scanner:
         """The rest of the part is unreadable; only its brackets count."""
         self.swallowed: Counter[str] = Counter()
         """Brackets that an unclosed string holds: their partners are not to blame."""
-        self.read()
-
-    def read(self) -> None:
-        """Fill `tokens` and the comments; check strings."""
-        fresh = True
-        for m in TOKEN.finditer(self.source.text):
-            kind, text = m.lastgroup or "", m.group()
-            if kind == "space":
-                continue
-            if kind == "newline":
-                fresh = True
-                continue
-            if kind == "comment":
-                self.out.comments.append(Comment(text.rstrip(), fresh, span=Span(m.start(), m.end())))
-                continue
-            tok = Token(kind, text, m.start(), m.end(), fresh)
-            fresh = False
-            if kind == "string":
-                self.check_string(tok)
-            elif kind == "quoted":
-                good = '"' + text[1:-1].replace('"', '\\"') + '"'
-                self.report("S104", "strings are written in straight double quotes", tok.span, "", f"write {good}")
-            self.tokens.append(tok)
-
-    def check_string(self, tok: Token) -> None:
-        if UNCLOSED.fullmatch(tok.text):
-            label = 'a string ends with " on its own line'
-            self.report("S102", "the string is not closed", tok.span, label)
-        at = tok.text.find("\\")
-        while 0 <= at < len(tok.text) - 1:
-            good = ESCAPE.match(tok.text, at)
-            if good is None:
-                bad = tok.text[at : at + 2]
-                span = Span(tok.start + at, tok.start + at + 2)
-                label = 'the escapes are \\" \\\\ \\n \\t and \\uXXXX'
-                hints = () if bad == "\\u" else (f"for a backslash write \\\\{bad[1:]}",)
-                self.report("S103", f"unknown escape {bad} in a string", span, label, *hints)
-            at = tok.text.find("\\", good.end() if good else at + 2)
 
     def report(self, code: str, message: str, span: Span, label: str = "", *hints: str) -> None:
         self.out.diagnostics.append(Diagnostic(code, message, span, self.source, label, hints))
@@ -225,7 +137,7 @@ class _Scanner:
 
     def append(self, tok: Token) -> None:
         part = self.chunk.parts[-1]
-        if tok.kind == "string" and UNCLOSED.fullmatch(tok.text):
+        if is_unclosed(tok):
             part.blind = min(part.blind, tok.start)
             self.swallowed.update(c for c in tok.text if c in CLOSES or c in OPENS)
         if not self.deaf:
@@ -410,8 +322,13 @@ class _Scanner:
         return tok.text == "prompt" and (i + 2 >= len(self.tokens) or self.tokens[i + 2].text != "=")
 
     def starts_statement(self, i: int) -> bool:
-        """Whether a statement starts at `tokens[i]`, as two words can tell: `prompt` is also a position."""
+        """Whether a statement starts at `tokens[i]`, as two words can tell: `prompt` is also a position.
+
+        `dir`, of a later version, is also a word of targets: `add 2 dir d`.
+        """
         word = self.tokens[i].text
+        if word == "dir" and not self.tokens[i].fresh:
+            return False
         if word != "prompt" or not self.stack:
             return word in STARTERS
         follower = self.tokens[i + 1] if i + 1 < len(self.tokens) else None

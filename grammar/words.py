@@ -98,7 +98,28 @@ LATER_CLAUSES: Final[dict[str, str]] = {
 }
 """Other words of a later version of the language."""
 
-LATER: Final[frozenset[str]] = frozenset(LATER_STATEMENTS) | frozenset(LATER_EDITS) | frozenset(LATER_CLAUSES)
+LATER_TARGETS: Final[dict[str, str]] = {"error": "a dictionary's reconstruction error"}
+"""What a later version of the language can change beside features and sites."""
+
+LATER_UNITS: Final[dict[str, str]] = {
+    "max": "times the feature's recorded maximum",
+    "std": "times the feature's standard deviation",
+    "norm": "as a share of the activation's norm",
+}
+"""Units of numbers in a later version of the language."""
+
+LATER_COMPONENTS: Final[dict[str, str]] = {
+    "attn.q": "queries",
+    "attn.k": "keys",
+    "attn.v": "values",
+    "attn.pattern": "attention weights, after the softmax",
+}
+"""Components of a layer in a later version of the language."""
+
+LATER: Final[frozenset[str]] = frozenset(
+    (*LATER_STATEMENTS, *LATER_EDITS, *LATER_CLAUSES, *LATER_TARGETS, *LATER_UNITS)
+)
+"""Every reserved word of a later version of the language."""
 
 RESERVED: Final[frozenset[str]] = (
     frozenset(STATEMENTS)

@@ -33,6 +33,9 @@ class Given:
     """Texts or tokens by name, for steps that do not name their own."""
     base: Path = Path()
     """The folder that relative paths of the program start from."""
+    whole: bool = False
+    """One unnamed step of every edit and record of the program, for a forward of the caller's own: the program's
+    prompts, runs and generates do not count."""
 
 
 def analyse(source: Source, given: Given | None = None, *, need_prompts: bool = True) -> tuple[Plan | None, Report]:
@@ -48,7 +51,7 @@ def analyse(source: Source, given: Given | None = None, *, need_prompts: bool = 
     """
     given = given or Given()
     parsed = parse(source)
-    program, report = check(parsed, Context(given.model, given.saes, given.bind, given.base))
+    program, report = check(parsed, Context(given.model, given.saes, given.bind, given.base, given.whole))
     report.extend(parsed.diagnostics)
     if program is None:
         return None, report

@@ -9,13 +9,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from saedsl.errors import ModelError
 from saedsl.grammar.words import COMPONENTS, GLOBAL_SITES
 from saedsl.sites import Site
 
 Side = Literal["in", "out"]
+
+MAX_LAYERS: Final = 10_000
+"""Blocks; a config.json that says more is damaged."""
+MAX_SIZE: Final = 10**9
+"""Of any width, and of the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -136,13 +141,17 @@ class ModelInfo:
         """Read a config.json's keys, whichever of the families' spellings they have.
 
         Raises:
-            ModelError: if a size is missing or is not a positive whole number.
+            ModelError: if a size is missing, is not a positive whole number, or is one that no model has.
         """
 
         def size(what: str, *keys: str, default: int | None = None) -> int:
             value = next((config[k] for k in keys if config.get(k) is not None), default)
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
                 raise ModelError(f"{name}: config.json gives no {what} (looked for {', '.join(keys)})")
+            most = MAX_LAYERS if what == "number of layers" else MAX_SIZE
+            if value > most:
+                shown = value if value < 10**20 else "a number of more than 20 digits"
+                raise ModelError(f"{name}: config.json gives {shown} as the {what}; at most {most} can be")
             return value
 
         model_type = config.get("model_type")
@@ -163,7 +172,7 @@ class ModelInfo:
             d_head=size("head size", "head_dim", default=d_model // n_heads),
             d_mlp=size("MLP width", "intermediate_size", "n_inner", default=4 * d_model),
             d_vocab=size("vocabulary size", "vocab_size"),
-            bos_token_id=bos if isinstance(bos, int) else None,
+            bos_token_id=bos if type(bos) is int and bos >= 0 else None,
             path=path,
         )
 
@@ -178,7 +187,7 @@ class ModelInfo:
             raise ModelError(f"{name}: not a model's folder, it has no config.json")
         try:
             data = json.loads(config.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, RecursionError) as e:
             raise ModelError(f"{config}: cannot be read as JSON ({e})") from None
         if not isinstance(data, dict):
             raise ModelError(f"{config}: holds no JSON object")

@@ -1,22 +1,26 @@
-"""Which sites a pattern means on one model, and which dictionary is bound to which site."""
+"""Which dictionary is bound to which site: those of the script, of the caller, and of the bundled model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 
 from saedsl.anatomy import ModelInfo
 from saedsl.errors import SAEError
 from saedsl.grammar import nodes as n
-from saedsl.grammar.format import format_node
-from saedsl.grammar.words import COMPONENT_ALIASES, COMPONENTS, GLOBAL_SITES
+from saedsl.grammar.words import RESERVED
 from saedsl.locate import bundled, find_sae
 from saedsl.program import Dictionary
 from saedsl.report import Mistake, Report
 from saedsl.sae.header import SAEInfo
+from saedsl.selection import site_list
 from saedsl.sites import Site
+from saedsl.unread import Unread
+
+_NAME = re.compile(r"(?![fFLhnx]\d)[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -24,157 +28,201 @@ class Bindings:
     """The dictionaries of one program."""
 
     dictionaries: Mapping[str, Dictionary]
-    broken: frozenset[str]
+    broken: frozenset[str] = frozenset()
     """Names whose dictionary could not be bound: reported, so that their uses are not reported again."""
+    unsure: frozenset[Site | None] = frozenset()
+    """Sites to which one of those would be bound; None: it is not known where."""
 
+    @cached_property
+    def by_site(self) -> Mapping[Site, tuple[Dictionary, ...]]:
+        """The dictionaries that write to each site."""
+        found: dict[Site, tuple[Dictionary, ...]] = {}
+        for d in self.dictionaries.values():
+            found[d.write] = (*found.get(d.write, ()), d)
+        return found
 
-# Sites ------------------------------------------------------------------------------------------------------------
+    def on(self, site: Site, span: n.Span) -> Dictionary:
+        """The dictionary bound to `site`, which must be one.
 
+        Raises:
+            Mistake: S309 if there is none, S310 if there are several; a silent one if there may be another one.
+        """
+        bound = self.by_site.get(site, ())
+        if site in self.unsure or (None in self.unsure and all(d.bundled for d in bound)):
+            raise Mistake.silent(span)
+        if len(bound) == 1:
+            return bound[0]
+        raise self._several(site, bound, span) if bound else self.none_on([site], span)
 
-def site_list(pattern: n.SitePattern, model: ModelInfo, one: bool = False) -> list[Site]:
-    """The sites that `pattern` selects on `model`, in order.
+    def none_on(self, sites: list[Site], span: n.Span) -> Mistake:
+        """What to say of sites without a dictionary."""
+        others = sorted({str(d.write) for d in self.dictionaries.values()})
+        hints = [f'bind one: sae g = "path" on {sites[0]}']
+        if others:
+            hints.append("dictionaries are bound to " + ", ".join(others[:8]) + (" ..." if len(others) > 8 else ""))
+        if len(sites) == 1:
+            return Mistake("S309", f"no dictionary is bound to {sites[0]}, so it has no features", span, hints=hints)
+        listed = ", ".join(map(str, sites[:8])) + (f" and {len(sites) - 8} more" if len(sites) > 8 else "")
+        return Mistake("S309", f"no dictionary is bound to {listed}, so they have no features", span, hints=hints)
 
-    Args:
-        pattern: as written.
-        model: whose layers count.
-        one: only a pattern that selects one site will do.
-
-    Raises:
-        Mistake: S303 for an unknown component, S304 for a layer that does not exist, S306 if not one as asked.
-    """
-    component = COMPONENT_ALIASES.get(pattern.component, pattern.component)
-    if pattern.layers is None and component in GLOBAL_SITES:
-        return [Site(None, component)]
-    if component not in COMPONENTS or pattern.layers is None:
-        raise _no_such_site(pattern, component, model)
-    layers = _layers(pattern.layers, pattern, model)
-    if one and len(layers) != 1:
-        raise Mistake("S306", f"{format_node(pattern)} is {len(layers)} sites, one is needed here", pattern.span)
-    return [Site(layer, component) for layer in layers]
-
-
-def _layers(layers: n.Layers, pattern: n.SitePattern, model: ModelInfo) -> list[int]:
-    if not layers.items:
-        return list(range(model.n_layers))
-    found: set[int] = set()
-    for item in layers.items:
-        first, last = (i + model.n_layers if i < 0 else i for i in (item.first, item.last))
-        for spelled, layer in ((item.first, first), (item.last, last)):
-            if not 0 <= layer < model.n_layers:
-                known = [f"L{i}" for i in range(model.n_layers)]
-                near = (get_close_matches(f"L{spelled}", known, n=1) or [known[-1]])[0]
-                span = item.span if len(layers.items) > 1 else layers.span
-                raise Mistake(
-                    "S304",
-                    f"layer {spelled} does not exist",
-                    span,
-                    label=f"this model has {model.n_layers} layers: L0..L{model.n_layers - 1}",
-                    hints=[f"did you mean {near}.{pattern.component}?"],
-                )
-        if first > last:
-            raise Mistake("S304", f"this range of layers is empty: it runs from {first} to {last}", item.span)
-        found |= set(range(first, last + 1))
-    return sorted(found)
-
-
-def _no_such_site(pattern: n.SitePattern, component: str, model: ModelInfo) -> Mistake:
-    text = format_node(pattern)
-    if component in GLOBAL_SITES:
-        return Mistake("S303", f"{text} is not a site", pattern.span, hints=[f"{component} has no layer: {component}"])
-    if component in COMPONENTS:
-        return Mistake("S303", f"{text} is not a site", pattern.span, hints=[f"which layer? L0.{pattern.component}"])
-    lead = format_node(pattern.layers) + "." if pattern.layers else ""
-    known = {
-        **{f"{lead or 'L0.'}{c}": None for c in (*COMPONENTS, *COMPONENT_ALIASES)},
-        **dict.fromkeys(GLOBAL_SITES),
-    }
-    near = get_close_matches(text, known, n=1, cutoff=0.5)
-    hints = [f"did you mean {near[0]}?"] if near else []
-    return Mistake("S303", f"{text} is not a site", pattern.span, hints=[*hints, "saedsl sites lists them"])
-
-
-# Dictionaries -----------------------------------------------------------------------------------------------------
+    def _several(self, site: Site, bound: tuple[Dictionary, ...], span: n.Span) -> Mistake:
+        """What to say where a feature's number alone does not say whose feature it is."""
+        sayable = next((d.name for d in bound if not d.at_site), None)
+        hints = [f"say which: at {site} ablate {sayable}.f42"] if sayable else []
+        for d in bound:
+            if d.bundled:
+                hints.append(f'to name the bundled one: sae g = "{d.path}"')
+            elif d.at_site:
+                hints.append(f"give {d.name} a name where you load it: g in place of {d.name}")
+        names = ", ".join(d.name for d in bound)
+        return Mistake("S310", f"{len(bound)} dictionaries are bound to {site}: {names}", span, hints=hints)
 
 
 def bind_dictionaries(
-    script: n.Script, model: ModelInfo, given: Mapping[str, SAEInfo], base: Path, report: Report
+    script: n.Script,
+    model: ModelInfo,
+    given: Mapping[str, SAEInfo],
+    base: Path,
+    report: Report,
+    unread: Iterable[Unread] = (),
 ) -> Bindings:
     """Every dictionary that features of `script` may belong to.
 
     The script's own `sae` statements come first. A dictionary of the caller's takes the place of one of the same
-    name. The bundled model brings its own SAEs for the sites to which nothing else is bound.
+    name. The bundled model brings its own SAEs for the sites to which no other SAE is bound.
+
+    Args:
+        script: the program.
+        model: what it runs on.
+        given: the caller's dictionaries, by the text of a site or by a name.
+        base: the folder that relative paths start from.
+        report: where mistakes go.
+        unread: statements that the parser could not read.
     """
     found: dict[str, Dictionary] = {}
     broken: set[str] = set()
+    unsure: set[Site | None] = {u.site for u in unread if u.word in ("sae", "")}
     for s in script.statements:
         if isinstance(s, n.SAEDecl) and s.name not in found:
-            try:
-                found[s.name] = _declared(s, given.get(s.name), model, base, report)
-            except Mistake as e:
+            d = _Binder(model, report, s.name, s.path_span, s).declared(given.get(s.name), base)
+            if isinstance(d, Dictionary):
+                found[s.name] = d
+            else:
                 broken.add(s.name)
-                report.add(e)
+                unsure.add(d)
     for name, info in given.items():
-        if name not in found and name not in broken:
-            try:
-                d = _given(name, info, model)
-                found[d.name] = d
-            except Mistake as e:
-                broken.add(name)
-                report.add(e)
+        if name in found or name in broken:
+            continue
+        g = _Binder(model, report, name, n.NOWHERE).given(info, found)
+        if isinstance(g, Dictionary):
+            found[g.name] = g
+        else:
+            broken.add(name)
+            unsure.add(g)
     if model.name == "demo":
-        taken = {d.write for d in found.values()}
+        taken: set[Site | None] = {d.write for d in found.values() if d.read == d.write}
         for name, path in bundled("saes").items():
             site = Site.parse(name)
-            if site not in taken:
+            if site not in taken | unsure and name not in found:
                 found[name] = Dictionary(name, f"demo:{name}", site, site, SAEInfo.read(path))
-    return Bindings(found, frozenset(broken))
+    return Bindings(found, frozenset(broken), frozenset(unsure))
 
 
-def _declared(s: n.SAEDecl, given: SAEInfo | None, model: ModelInfo, base: Path, report: Report) -> Dictionary:
-    try:
-        info = given or SAEInfo.read(find_sae(s.path, base))
-    except SAEError as e:
-        raise Mistake("S307", f"this dictionary cannot be used: {e}", s.path_span) from None
-    on = site_list(s.on, model, one=True)[0] if s.on else None
-    read, write = _sites(s.name, info, on, s.span)
-    if on is not None and info.config.output_site not in (None, on):
-        report.warning(
-            "S316",
-            f"{s.name} was trained on {info.config.output_site} and is bound to {on}",
-            s.on.span if s.on else s.span,
-        )
-    _check_width(s.name, info, read, write, model, s.on.span if s.on else s.path_span)
-    if info.config.model_name not in (None, model.name) and not _same_name(info.config.model_name, model):
-        report.warning(
-            "S314",
-            f"{s.name} was trained on the model {info.config.model_name}, this is {model.name}",
-            s.path_span,
-        )
-    return Dictionary(s.name, s.path, read, write, info)
+@dataclass(frozen=True)
+class _Binder:
+    """One dictionary on its way to a site; its mistakes are reported, and then only its site is returned."""
+
+    model: ModelInfo
+    report: Report
+    name: str
+    span: n.Span
+    """Of its path; nowhere for one of the caller's."""
+    statement: n.SAEDecl | None = None
+
+    @property
+    def on_span(self) -> n.Span:
+        """Where the site is said, else the path."""
+        return self.statement.on.span if self.statement and self.statement.on else self.span
+
+    def declared(self, given: SAEInfo | None, base: Path) -> Dictionary | Site | None:
+        """The dictionary of an `sae` statement; a `given` one of the same name takes its place."""
+        s = self.statement
+        assert s is not None
+        sites = self.report.attempt(site_list, s.on, self.model, one=True) if s.on else None
+        on = sites[0] if sites else None
+        try:
+            info = given or SAEInfo.read(find_sae(s.path, base))
+        except SAEError as e:
+            self.report.error("S307", f"this dictionary cannot be used: {e}", s.path_span)
+            return on
+        if given is not None:
+            self.report.warning(
+                "S202", f"{s.name} is given by the caller as well: this file is not read", s.path_span,
+                hints=["give the other one another name, or leave this statement out"],
+            )  # fmt: skip
+        if s.on and on is None:
+            return None
+        return self.bound(info, on, s.path if given is None else _path(info), s.span)
+
+    def given(self, info: SAEInfo, found: Mapping[str, Dictionary]) -> Dictionary | Site | None:
+        """A dictionary of the caller's, called by a site or by a name."""
+        try:
+            on: Site | None = Site.parse(self.name)
+        except ValueError:
+            on = None
+        if on is not None and (on.layer or 0) >= self.model.n_layers:
+            self.report.error("S304", f"the dictionary {self.name}: layer {on.layer} does not exist", n.NOWHERE)
+            return None
+        if on is None and (not _NAME.fullmatch(self.name) or self.name in RESERVED):
+            message = f"a dictionary of the caller's is called {self.name}, which is neither a name nor a site"
+            hint = "call it by its site, L2.mlp, or by a name that programs can write, g"
+            self.report.error("S206", message, n.NOWHERE, hints=[hint])
+            return None
+        if on is not None and str(on) in found:
+            self.report.error("S202", f"the caller gives two dictionaries for {on}", n.NOWHERE)
+            return on
+        name = self.name if on is None else str(on)
+        return replace(self, name=name).bound(info, on, _path(info), n.NOWHERE)
+
+    def bound(self, info: SAEInfo, on: Site | None, path: str, whole: n.Span) -> Dictionary | Site | None:
+        """The dictionary at its site, or where it would be if it had no mistake."""
+        config = info.config
+        try:
+            read, write = _sites(self.name, info, on, self.on_span if on else whole)
+        except Mistake as e:
+            self.report.add(e)
+            return on
+        if on is not None and config.output_site is not None and on not in (config.input_site, config.output_site):
+            self.report.warning(
+                "S316", f"{self.name} was trained on {config.output_site} and is bound to {on}", self.on_span
+            )
+        if config.model_name is not None and not _same_name(config.model_name, self.model):
+            self.report.warning(
+                "S314",
+                f"{self.name} was trained on the model {config.model_name}, this is {self.model.name}",
+                self.span,
+            )
+        if self.report.attempt(_check_fit, self.name, info, read, write, self.model, self.on_span) is None:
+            return write
+        return Dictionary(self.name, path, read, write, info)
 
 
-def _given(name: str, info: SAEInfo, model: ModelInfo) -> Dictionary:
-    try:
-        on: Site | None = Site.parse(name)
-    except ValueError:
-        on = None
-    if on is not None and (on.layer or 0) >= model.n_layers:
-        raise Mistake("S304", f"the dictionary {name}: layer {on.layer} does not exist", n.NOWHERE)
-    read, write = _sites(name, info, on, n.NOWHERE)
-    _check_width(name, info, read, write, model, n.NOWHERE)
-    return Dictionary(str(on) if on else name, str(info.path), read, write, info)
+def _path(info: SAEInfo) -> str:
+    """Where a dictionary of the caller's is from."""
+    return str(info.path) if info.path else "memory"
 
 
 def _sites(name: str, info: SAEInfo, on: Site | None, span: n.Span) -> tuple[Site, Site]:
     """Where the dictionary reads and writes: as it is bound, else as its own file says."""
-    config = info.config
-    if config.is_transcoder:
-        read = config.input_site if on is None or on == config.output_site else None
-        write = on or config.output_site
-        if write is not None and read is None and write.component == "mlp":
-            read = replace(write, component="mlp.in")
-    else:
-        read = write = on or config.output_site
+    read, write = info.config.input_site, info.config.output_site
+    if not info.config.is_transcoder:
+        read = write = on or write
+    elif on is not None and on not in (read, write):
+        read, write = _moved(name, read, write, on, span)
+    elif write is not None and read is None:
+        read = _beside(write)
+    elif read is not None and write is None:
+        write = _beside(read)
     if read is None or write is None:
         raise Mistake(
             "S308",
@@ -185,7 +233,31 @@ def _sites(name: str, info: SAEInfo, on: Site | None, span: n.Span) -> tuple[Sit
     return read, write
 
 
-def _check_width(name: str, info: SAEInfo, read: Site, write: Site, model: ModelInfo, span: n.Span) -> None:
+def _moved(name: str, read: Site | None, write: Site | None, on: Site, span: n.Span) -> tuple[Site | None, Site | None]:
+    """The sites of a transcoder that is bound to another layer than its own, or whose file says none."""
+    if read is None and write is None:
+        other = _beside(on)
+        return (on, other) if on.component == "mlp.in" else (other, on)
+    one_layer = read is None or write is None or read.layer == write.layer
+    if one_layer and on.component in {s.component for s in (read, write) if s is not None}:
+        return tuple(replace(s, layer=on.layer) if s else _beside(on) for s in (read, write))  # type: ignore[return-value]
+    says = " and ".join(f"{verb} {s}" for verb, s in (("writes", write), ("reads", read)) if s is not None)
+    raise Mistake(
+        "S319",
+        f"{name} {says}: {on} is {'neither' if read and write else 'not it'}",
+        span,
+        hints=[f"leave `on {on}` out, or bind it to {write or read}"],
+    )
+
+
+def _beside(site: Site) -> Site | None:
+    """The other side of an MLP."""
+    other = {"mlp": "mlp.in", "mlp.in": "mlp"}.get(site.component)
+    return replace(site, component=other) if other else None
+
+
+def _check_fit(name: str, info: SAEInfo, read: Site, write: Site, model: ModelInfo, span: n.Span) -> bool:
+    """Whether the dictionary can be where it is bound: the layer exists, the widths fit, it reads before it writes."""
     for site, width, what in ((read, info.config.d_in, "reads"), (write, info.config.d_out, "writes")):
         if site.layer is not None and site.layer >= model.n_layers:
             raise Mistake(
@@ -201,9 +273,17 @@ def _check_width(name: str, info: SAEInfo, read: Site, write: Site, model: Model
                 span,
                 hints=["use a dictionary that was trained on this model and site"],
             )
+    if not read <= write:
+        raise Mistake(
+            "S318",
+            f"{name} reads {read} and writes {write}, which a forward reaches first",
+            span,
+            hints=["a dictionary writes where it reads, or downstream of it"],
+        )
+    return True
 
 
-def _same_name(a: str | None, model: ModelInfo) -> bool:
+def _same_name(a: str, model: ModelInfo) -> bool:
     """Whether a recorded model name means this model: the last part of a path or of a hub id is what people keep."""
     here = {model.name.rstrip("/").rsplit("/", 1)[-1], model.path.name if model.path else model.name}
-    return a is not None and a.rstrip("/").rsplit("/", 1)[-1] in here
+    return a.rstrip("/").rsplit("/", 1)[-1] in here

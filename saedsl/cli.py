@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import wraps
+from dataclasses import dataclass, fields
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,9 +36,6 @@ class _Usage(click.ClickException):
 
     exit_code = USAGE
 
-    def show(self, file: Any = None) -> None:
-        click.echo(f"error: {self.message}", err=True)
-
 
 class _Group(click.Group):
     """Commands in the order in which people need them."""
@@ -58,8 +57,28 @@ def cli() -> None:
     """
 
 
-def _program(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments that all commands on programs share."""
+@dataclass(frozen=True)
+class Arguments:
+    """What all commands on programs are given."""
+
+    file: str | None
+    code: str | None
+    model: str | None
+    saes: tuple[str, ...]
+    values: tuple[str, ...]
+    prompts: tuple[str, ...]
+    as_json: bool
+
+
+def _program(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of a command on a program; it is called with `Arguments` and its own options."""
+
+    @wraps(command)
+    def run(*, as_json: bool, **options: Any) -> None:
+        shared = {f.name: options.pop(f.name) for f in fields(Arguments) if f.name != "as_json"}
+        _exits(as_json, partial(command, Arguments(**shared, as_json=as_json), **options))
+
+    decorated: Callable[..., None] = run
     for decorate in reversed(
         [
             click.argument("file", required=False),
@@ -71,28 +90,36 @@ def _program(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--json", "as_json", is_flag=True, help="For machines: JSON on standard output."),
         ]
     ):
-        command = decorate(command)
-    return command
+        decorated = decorate(decorated)
+    return decorated
 
 
-def _exits(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn saedsl's errors into messages and exit codes."""
+def _exits(as_json: bool, command: Callable[[], None]) -> None:
+    """Call a command; turn saedsl's errors into messages and exit codes."""
+    try:
+        command()
+        sys.stdout.flush()
+    except ProgramError as e:
+        _print_diagnostics(e.diagnostics, as_json)
+        sys.exit(MISTAKES)
+    except (RunError, ResultError, MemoryError) as e:
+        _fail("failed", str(e) or type(e).__name__, FAILED, as_json)
+    except SaedslError as e:
+        _fail("usage", str(e), USAGE, as_json)
+    except KeyboardInterrupt:
+        click.echo("interrupted: nothing was written", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # `saedsl run ... | head`: whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _plain(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that is on no program."""
 
     @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        as_json = bool(kwargs.get("as_json"))
-        try:
-            command(*args, **kwargs)
-        except ProgramError as e:
-            _print_diagnostics(e.diagnostics, as_json)
-            sys.exit(MISTAKES)
-        except (RunError, ResultError, MemoryError) as e:
-            _fail("failed", str(e) or type(e).__name__, FAILED, as_json)
-        except SaedslError as e:
-            _fail("usage", str(e), USAGE, as_json)
-        except KeyboardInterrupt:
-            click.echo("interrupted: nothing was written", err=True)
-            sys.exit(130)
+    def run(**options: Any) -> None:
+        _exits(bool(options.get("as_json")), partial(command, **options))
 
     return run
 
@@ -114,11 +141,7 @@ def _fail(kind: str, message: str, code: int, as_json: bool) -> NoReturn:
     help="Save results here, as JSON and safetensors.",
 )
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Next tokens to show of either side.")
-@_exits
-def run(
-    file: str | None, code: str | None, model: str | None, saes: tuple[str, ...], values: tuple[str, ...],
-    prompts: tuple[str, ...], as_json: bool, out: Path | None, top: int,
-) -> None:  # fmt: skip
+def run(a: Arguments, out: Path | None, top: int) -> None:
     """Run a program: every prompt as it is and edited, side by side.
 
     \b
@@ -126,7 +149,7 @@ def run(
     saedsl run -e 'at L2.mlp amplify f7 x $k' --set k=3 --prompt 'The capital of France is'
     saedsl run -m ./model --sae L12.mlp=./sae -e 'at L12.mlp ablate f42' -p 'Once upon a time' --out results
     """
-    source, given = _read(file, code, model, saes, values, prompts, download=True)
+    source, given = _read(a, download=True)
     plan, _ = _analysed(source, given, need_prompts=True)  # every mistake, before mlx is imported
     from rich.console import Console
 
@@ -134,7 +157,10 @@ def run(
     from saedsl.results import refuse_other_content
 
     if out is not None:
-        refuse_other_content(out)  # now, not when the run is over
+        try:
+            refuse_other_content(out)  # now, not when the run is over
+        except ResultError as e:
+            _fail("usage", str(e), USAGE, a.as_json)
     status = Console(stderr=True)
     name, base = plan.program.model.name, Path() if given.model else given.base
     with status.status(f"loading {name}") if sys.stderr.isatty() else _Quiet() as line:
@@ -142,32 +168,28 @@ def run(
         result = lm.run_source(source, given, top=max(top, 10), progress=lambda text: line.update(f"running {text}"))
     if out is not None:
         result.save(out)
-    if as_json:
+    if a.as_json:
         click.echo(json.dumps(result.to_json()))
         return
     from saedsl import show
 
-    show.to(Console(), show.result(result, top))
+    show.to(show.terminal(), show.result(result, top))
     if out is not None:
         click.echo(f"saved in {out}")
 
 
 @cli.command()
 @_program
-@_exits
-def check(
-    file: str | None, code: str | None, model: str | None, saes: tuple[str, ...], values: tuple[str, ...],
-    prompts: tuple[str, ...], as_json: bool,
-) -> None:  # fmt: skip
+def check(a: Arguments) -> None:
     """Find every mistake of a program without running it; neither weights nor mlx are loaded.
 
     \b
     saedsl check steer.saedsl
     saedsl check -e 'at L12.mlp ablate f42' --json
     """
-    source, given = _read(file, code, model, saes, values, prompts)
+    source, given = _read(a)
     plan, report = _analysed(source, given, need_prompts=False)
-    if as_json:
+    if a.as_json:
         _print_diagnostics(report.diagnostics, True)
         return
     _print_diagnostics(report.diagnostics, False)
@@ -179,7 +201,7 @@ def check(
 @click.option("-e", "code", metavar="CODE", help="Format this and print it.")
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; exit with 1 if something would change.")
 @click.option("--diff", is_flag=True, help="Change nothing; print what would change.")
-@_exits
+@_plain
 def fmt(files: tuple[str, ...], code: str | None, only_check: bool, diff: bool) -> None:
     """Format programs, in place; `-` formats standard input to standard output.
 
@@ -192,26 +214,32 @@ def fmt(files: tuple[str, ...], code: str | None, only_check: bool, diff: bool) 
 
     if (code is None) == (not files):
         raise _Usage("name the files to format, or give a program with -e")
-    changed = False
+    changed, wrong = False, 0
     for name in files or ("-e",):
-        if code is not None or name == "-":
-            text = code if code is not None else sys.stdin.read()
-            source = Source(text, "<command line>" if code is not None else "<stdin>")
-        else:
-            source = read_program(Path(name))
-        formatted = _formatted(source)
+        try:
+            if code is not None:
+                source = Source(code, "<command line>")
+            else:
+                source = Source(sys.stdin.read(), "<stdin>") if name == "-" else read_program(Path(name))
+            formatted = _formatted(source)
+        except ProgramError as e:
+            _print_diagnostics(e.diagnostics, False)
+            wrong = MISTAKES
+            continue
         different = formatted != source.text
         changed |= different
         if diff and different:
             click.echo(_diff(source.text, formatted, source.name), nl=False)
-        elif only_check:
-            if different:
-                click.echo(f"would reformat {source.name}")
-        elif code is not None or name == "-":
-            click.echo(formatted, nl=False)
-        elif different:
-            write_program(Path(name), formatted)
-            click.echo(f"reformatted {name}")
+        elif only_check and different:
+            click.echo(f"would reformat {source.name}")
+        elif not (diff or only_check):
+            if code is not None or name == "-":
+                click.echo(formatted, nl=False)
+            elif different:
+                write_program(Path(name), formatted)
+                click.echo(f"reformatted {name}")
+    if wrong:
+        sys.exit(wrong)
     if only_check and changed:
         sys.exit(MISTAKES)
 
@@ -232,34 +260,29 @@ def _diff(old: str, new: str, name: str) -> str:
 
 @cli.command()
 @_program
-@_exits
-def explain(
-    file: str | None, code: str | None, model: str | None, saes: tuple[str, ...], values: tuple[str, ...],
-    prompts: tuple[str, ...], as_json: bool,
-) -> None:  # fmt: skip
+def explain(a: Arguments) -> None:
     """Say what a program will do, before anything runs: modules, formulas, tokens, cost.
 
     \b
     saedsl explain steer.saedsl
     saedsl explain -e 'at L2.mlp ablate f42 @ prompt[-1]' --prompt 'The capital of France is'
     """
-    source, given = _read(file, code, model, saes, values, prompts)
+    source, given = _read(a)
     plan, report = _analysed(source, given, need_prompts=False)
-    if as_json:
-        click.echo(json.dumps({**plan.to_json(), "program_id": plan.program_id}))
+    if a.as_json:
+        found = [d.to_json() for d in report.diagnostics]
+        click.echo(json.dumps({**plan.to_json(), "program_id": plan.program_id, "diagnostics": found}))
         return
-    from rich.console import Console
-
     from saedsl import show
 
     _print_diagnostics(report.diagnostics, False)
-    show.to(Console(soft_wrap=True), show.explained(plan))
+    show.to(show.terminal(soft_wrap=True), show.explained(plan))
 
 
 @cli.command()
 @click.argument("model", default="demo")
 @click.option("--json", "as_json", is_flag=True, help="For machines: JSON on standard output.")
-@_exits
+@_plain
 def sites(model: str, as_json: bool) -> None:
     """List the sites of a MODEL (a folder, a hub id, or demo), and verify them on its weights.
 
@@ -274,16 +297,15 @@ def sites(model: str, as_json: bool) -> None:
         points = {str(s): {"module": str(info.hook_point(s)), "width": info.width(s)} for s in info.sites}
         click.echo(json.dumps({"model": info.name, "model_type": info.model_type, "sites": points}))
         return
-    from rich.console import Console
 
     from saedsl import show
 
-    show.to(Console(soft_wrap=True), show.sites(info))
+    show.to(show.terminal(soft_wrap=True), show.sites(info))
     click.echo(f"verified: resid_pre + attn + mlp == resid_post in all {info.n_layers} layers")
 
 
 @cli.command()
-@_exits
+@_plain
 def demo() -> None:
     """A feature edit changes what the bundled model says; what was done is explained."""
     from saedsl.demo.show import main as show_demo
@@ -294,10 +316,7 @@ def demo() -> None:
 # Shared -----------------------------------------------------------------------------------------------------------
 
 
-def _read(
-    file: str | None, code: str | None, model: str | None, saes: tuple[str, ...], values: tuple[str, ...],
-    prompts: tuple[str, ...], download: bool = False,
-) -> tuple[Source, Given]:  # fmt: skip
+def _read(a: Arguments, download: bool = False) -> tuple[Source, Given]:
     """The program and everything the command line gives it; `download` fetches a hub model that is not here."""
     from saedsl.analyse import Given
     from saedsl.anatomy import ModelInfo
@@ -306,20 +325,20 @@ def _read(
     from saedsl.read import read_program
     from saedsl.sae.header import SAEInfo
 
-    if (file is None) == (code is None):
-        raise _Usage("give a program: a FILE, or -e 'CODE'" + ("" if file is None else ", not both"))
-    if file == "-":
+    if (a.file is None) == (a.code is None):
+        raise _Usage("give a program: a FILE, or -e 'CODE'" + ("" if a.file is None else ", not both"))
+    if a.file == "-":
         source, base = Source(sys.stdin.read(), "<stdin>"), Path()
-    elif file is not None:
-        source, base = read_program(Path(file)), Path(file).parent
+    elif a.file is not None:
+        source, base = read_program(Path(a.file)), Path(a.file).parent
     else:
-        source, base = Source(code or "", "<command line>"), Path()
-    info = ModelInfo.read(find_model(model, download=download), model) if model else None
+        source, base = Source(a.code or "", "<command line>"), Path()
+    info = ModelInfo.read(find_model(a.model, download=download), a.model) if a.model else None
     if download and info is None:
         _fetch_declared(source, base)
-    dictionaries = {k: SAEInfo.read(find_sae(v)) for k, v in _pairs(saes, "--sae", "NAME=PATH").items()}
-    numbers = {k: _float(k, v) for k, v in _pairs(values, "--set", "K=V").items()}
-    return source, Given(info, None, dictionaries, numbers, {t: t for t in prompts}, base)
+    dictionaries = {k: SAEInfo.read(find_sae(v)) for k, v in _pairs(a.saes, "--sae", "NAME=PATH").items()}
+    numbers = {k: _float(k, v) for k, v in _pairs(a.values, "--set", "K=V").items()}
+    return source, Given(info, None, dictionaries, numbers, {t: t for t in a.prompts}, base)
 
 
 def _fetch_declared(source: Source, base: Path) -> None:
@@ -369,10 +388,14 @@ def _print_diagnostics(diagnostics: tuple[Any, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([d.to_json() for d in diagnostics], indent=1))
         return
-    colours = {"error": "red", "warning": "yellow"}
-    for d in diagnostics:
-        first, _, rest = d.render().partition("\n")
-        click.echo(click.style(first, fg=colours[d.severity], bold=True) + f"\n{rest}\n", err=True)
+    if diagnostics:
+        from rich.console import Console
+
+        from saedsl import show
+
+        console = Console(stderr=True, soft_wrap=True)
+        for d in diagnostics:
+            console.print(show.diagnostic(d), "", sep="\n", highlight=False)
 
 
 class _Quiet:
@@ -391,7 +414,9 @@ class _Quiet:
 def main() -> None:
     """Entry point of the `saedsl` command."""
     try:
-        cli(standalone_mode=True)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        code = cli.main(prog_name="saedsl", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as e:
+        _fail("usage", e.format_message(), USAGE, "--json" in sys.argv)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -18,19 +18,19 @@ from mlx.utils import tree_flatten
 from saedsl.analyse import Given, analyse
 from saedsl.anatomy import ModelInfo
 from saedsl.errors import ModelError, ProgramError, RunError
-from saedsl.execute import Firing, StepFunctions, batches
 from saedsl.grammar.source import Source
 from saedsl.locate import find_model, find_sae
-from saedsl.plan import Plan, PlannedPrompt, PlannedStep
-from saedsl.program import Step
+from saedsl.plan import Plan
 from saedsl.read import read_program
 from saedsl.report import Report
-from saedsl.results import PromptResult, Result, Side, TokenChange
+from saedsl.results import Result
+from saedsl.runner import Runner, silent_edits
 from saedsl.sae.dictionary import SAE
 from saedsl.sae.tensorfile import file_sha256
 from saedsl.sites import Site
 from saedsl.tokens import Encoder, Tokens, wrap_tokenizer
-from saedsl.trace import Frame, Hooks, generate, verify
+from saedsl.trace import Hooks, verify
+from saedsl.traced import Trace
 
 if TYPE_CHECKING:
     from saedsl.training import SAEConfig
@@ -64,9 +64,11 @@ class InterpretableModel:
         self.model = model
         """The mlx-lm model."""
         self.tokenizer = tokenizer
-        self.encoder: Encoder = wrap_tokenizer(tokenizer)
-        """Text to tokens, with pieces and offsets."""
         info = ModelInfo.from_config(config, name or str(config.get("model_type")), path)
+        if not (hasattr(tokenizer, "encode") and hasattr(tokenizer, "decode")):
+            raise ModelError(f"this {type(tokenizer).__name__} is not a tokenizer: it has no encode and decode")
+        self.encoder: Encoder = wrap_tokenizer(tokenizer, info.bos_token_id)
+        """Text to tokens, with pieces and offsets."""
         _ = info.family
         self.info: ModelInfo = replace(info, bos_token_id=self.encoder.bos_token_id)
         """Sizes and names; what programs are checked against."""
@@ -136,18 +138,11 @@ class InterpretableModel:
     ) -> Result:
         """As `run`, of a source with its name; `saes` are those of the dictionaries in `given` that are in memory."""
         planned, weights, report = self._planned(source, given, saes or {})
-        results: list[PromptResult] = []
-        for step in planned.steps:
-            groups = batches(step) if step.step.kind == "run" else [[i] for i in range(len(step.prompts))]
-            done: dict[int, PromptResult] = {}
-            for group in groups:
-                if progress:
-                    progress(", ".join(step.prompts[i].name for i in group))
-                done |= zip(group, self._run_group(step, group, planned, weights, top), strict=True)
-            results += [done[i] for i in sorted(done)]
+        runner = Runner(self.model, self.info, self.encoder.piece, self.decode, self.stop_tokens, top)
+        results = runner.run(planned, weights, progress)
         ids = {d.name: d.info.fingerprint for d in planned.program.used}
         plan_id = planned.plan_id({"model": self.sha256, "tokenizer": self.tokenizer_sha256, **ids})
-        warnings = [*(d.render() for d in report.warnings), *_silent(results)]
+        warnings = [*(d.render() for d in report.warnings), *silent_edits(results)]
         return Result(planned.program_id, plan_id, self.info.name, tuple(results), tuple(warnings))
 
     def plan(
@@ -172,9 +167,13 @@ class InterpretableModel:
         saes: SAEs | None,
         bind: Mapping[str, float] | None,
     ) -> tuple[Source, Given, dict[str, SAE]]:
+        if not isinstance(program, str | Path):
+            raise TypeError(f"a program is text, or the Path of a file; this is {type(program).__name__}")
         source = read_program(program) if isinstance(program, Path) else Source(program)
         base = program.parent if isinstance(program, Path) else Path()
-        objects = {_site_name(k): v if isinstance(v, SAE) else SAE.load(v) for k, v in (saes or {}).items()}
+        objects = {
+            _site_name(k): v if isinstance(v, SAE) else SAE.load(find_sae(str(v))) for k, v in (saes or {}).items()
+        }
         infos = {k: v.info for k, v in objects.items()}
         return source, Given(self.info, self.encoder, infos, bind or {}, _by_name(prompts), base), objects
 
@@ -194,66 +193,6 @@ class InterpretableModel:
         if key not in self._saes:
             self._saes[key] = SAE.load(key)
         return self._saes[key]
-
-    def _run_group(
-        self, step: PlannedStep, group: list[int], planned: Plan, weights: Mapping[str, SAE], top: int
-    ) -> list[PromptResult]:
-        prompts = [step.prompts[i] for i in group]
-        d = planned.program.dictionaries
-        sides = []
-        for edited in (False, True):
-            functions = StepFunctions(step.step, prompts, d, weights, edited=edited)
-            hooks = Hooks(self.model, self.info, functions.functions, functions.captures)
-            if step.step.kind == "generate":
-                sides.append(self._generate(hooks, functions, prompts[0], step.step))
-            else:
-                sides.append(_forward(hooks, functions, prompts))
-        (baselines, _), (edits, firings) = sides
-        return [
-            self._result(step.step, p, b, e, f, top)
-            for p, b, e, f in zip(prompts, baselines, edits, firings, strict=True)
-        ]
-
-    def _generate(
-        self, hooks: Hooks, functions: StepFunctions, prompt: PlannedPrompt, step: Step
-    ) -> tuple[list[Side], list[tuple[Firing, ...]]]:
-        frames: list[Frame] = []
-        made: list[int] = []
-        first: mx.array | None = None
-        for token, logprobs, new in generate(hooks, prompt.tokens.ids, step.n, self.stop_tokens):
-            first = logprobs if first is None else first
-            made.append(token)
-            frames += new
-        if first is None:
-            raise RunError(f"the prompt {prompt.name} ends the text: the first token to generate is a stop token")
-        ids = prompt.tokens.ids
-        text = self.decode([*ids, *made])[len(self.decode(ids)) :]
-        side = Side(_checked(first), functions.recorded(frames, 0), tuple(made), text)
-        return [side], [functions.firings(frames, 0)]
-
-    def _result(
-        self,
-        step: Step,
-        p: PlannedPrompt,
-        baseline: Side,
-        edited: Side,
-        firings: tuple[Firing, ...],
-        top: int,
-    ) -> PromptResult:
-        lp, lq = _log_softmax(baseline.logits), _log_softmax(edited.logits)
-        pb, pe = np.exp(lp), np.exp(lq)
-        n = min(top, len(pb))
-        ids = {int(i) for side in (pb, pe) for i in np.argsort(-side, kind="stable")[:n]}
-        changes = [TokenChange(i, self.encoder.piece(i), float(pb[i]), float(pe[i])) for i in ids]
-        changes.sort(key=lambda t: (-max(t.baseline, t.edited), t.token_id))
-        where = {
-            r.label: (replace(s, gen=()) if step.kind == "run" else s).text
-            for r, s in zip(step.records, p.records, strict=True)
-        }
-        return PromptResult(
-            step.kind, p.name, p.tokens.text, p.tokens.ids, p.tokens.pieces, baseline, edited,
-            tuple(changes), max(0.0, float(np.sum(pb * (lp - lq)))), firings, where,
-        )  # fmt: skip
 
     # Traces -------------------------------------------------------------------------------------------------------
 
@@ -281,8 +220,9 @@ class InterpretableModel:
         """
         rows = self.rows(prompt)
         named = {f"row {i}": r for i, r in enumerate(rows)}
-        planned, weights, _ = self._planned(*self._given(program, named, saes, bind))
-        trace = Trace(self, planned, weights, rows)
+        source, given, objects = self._given(program, named, saes, bind)
+        planned, weights, _ = self._planned(source, replace(given, whole=True), objects)
+        trace = Trace(self.model, self.info, planned, weights, rows)
         yield trace
         trace.forward()
 
@@ -290,7 +230,10 @@ class InterpretableModel:
         """A prompt's tokens, a list entry for each row of the batch."""
         if isinstance(prompt, str):
             return [self.encoder.encode(prompt)]
-        ids = np.array(prompt)
+        try:
+            ids = np.array(prompt)
+        except ValueError:
+            raise RunError("the rows of a batch of token ids must be equally long") from None
         if ids.ndim not in (1, 2) or ids.size == 0 or ids.dtype.kind not in "iu":
             raise RunError("a prompt is text, or token ids [seq] or [batch, seq], at least one")
         if ids.min() < 0 or ids.max() >= self.info.d_vocab:
@@ -358,12 +301,16 @@ class InterpretableModel:
             ValueError: if there is no such site.
             TrainingError: if the data or the settings are impossible.
         """
+        from saedsl.sae.formats.saelens import FILES
+        from saedsl.sae.replace import check_replaceable
         from saedsl.training import Origin, SAEConfig, train
         from saedsl.training.harvest import harvest
 
         site = Site.parse(f"L{layer}.{component}")
         if site not in self.info.sites:
             raise ValueError(f"this model has {self.info.n_layers} layers: L0..L{self.info.n_layers - 1}")
+        if save_path is not None:
+            check_replaceable(Path(save_path), FILES)  # now, not when the training is over
         x = harvest(self, dataset, [site], context, max_tokens)[site]
         origin = Origin(site, None, self.info.name, context)
         sae = train(x, config or SAEConfig(), origin=origin, progress=progress).sae
@@ -403,147 +350,6 @@ class InterpretableModel:
         return hashlib.sha256(f"{text}\n{getattr(self.tokenizer, 'chat_template', None)}".encode()).hexdigest()
 
 
-class Trace:
-    """A forward that is to run, or has run. Made by `InterpretableModel.trace`."""
-
-    def __init__(
-        self, model: InterpretableModel, planned: Plan, weights: Mapping[str, SAE], rows: Sequence[Tokens]
-    ) -> None:
-        last = planned.steps[-1]
-        self._model, self._rows = model, rows
-        self._functions = StepFunctions(last.step, last.prompts, planned.program.dictionaries, weights)
-        self._edited = {e.site for e in last.step.edits}
-        self._output: mx.array | None = None
-        self._frame: Frame | None = None
-        self.plan = planned
-        """What is run."""
-        self.tokens = mx.array([r.ids for r in rows])
-        """[batch, seq] token ids."""
-
-    def forward(self, more: Collection[Site] = ()) -> None:
-        """Run now, if it has not run with these sites captured."""
-        if self._output is not None and not more:
-            return
-        captures = {*self._functions.captures, *self._edited, *more}
-        hooks = Hooks(self._model.model, self._model.info, self._functions.functions, captures)
-        self._output, self._frame = hooks(self.tokens)
-        mx.eval(self._output, *self._frame.arrays)
-
-    @property
-    def output(self) -> mx.array:
-        """Logits [batch, seq, d_vocab]."""
-        self.forward()
-        assert self._output is not None
-        return self._output
-
-    @property
-    def activations(self) -> Activations:
-        """Activations by the text of their site, `t.activations["L2.mlp"]`, [batch, seq, width], after the edits."""
-        return Activations(self)
-
-    @property
-    def firings(self) -> tuple[tuple[Firing, ...], ...]:
-        """What each edit did, for each row."""
-        self.forward()
-        assert self._frame is not None
-        return tuple(self._functions.firings([self._frame], i) for i in range(len(self._rows)))
-
-    def captured(self, site: Site) -> mx.array:
-        """The activation at one site; the forward runs again if it was not kept."""
-        if self._frame is None or site not in self._frame.captured:
-            self.forward([site])
-        assert self._frame is not None
-        return self._frame.captured[site]
-
-    def recorded(self, label: str) -> mx.array | None:
-        """A recorded feature, [batch, seq], or dictionary, [batch, seq, d_sae]; None if it is not recorded."""
-        self.forward()
-        assert self._frame is not None
-        return self._frame.kept.get(f"record {label}")
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """Every site of the model."""
-        return self._model.info.sites
-
-
-class Activations(Mapping[str, mx.array]):
-    """A trace's activations, by site text; recorded features by their label (`g.f42`)."""
-
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
-
-    def __getitem__(self, key: str) -> mx.array:
-        found = self._trace.recorded(key) if "." not in key or key.rsplit(".", 1)[-1][1:].isdigit() else None
-        if found is not None:
-            return found
-        try:
-            site = Site.parse(key)
-        except ValueError as e:
-            raise KeyError(f"{e}; a feature is here if the program records it") from None
-        if site not in self._trace.sites:
-            raise KeyError(f"this model has no site {key}")
-        return self._trace.captured(site)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(map(str, self._trace.sites))
-
-    def __len__(self) -> int:
-        return len(self._trace.sites)
-
-
-def _forward(
-    hooks: Hooks, functions: StepFunctions, prompts: Sequence[PlannedPrompt]
-) -> tuple[list[Side], list[tuple[Firing, ...]]]:
-    logits, frame = hooks(mx.array([p.tokens.ids for p in prompts]))
-    last = logits[:, -1].astype(mx.float32)
-    mx.eval(last, *frame.arrays)
-    sides = [Side(_checked(last[i]), functions.recorded([frame], i)) for i in range(len(prompts))]
-    return sides, [functions.firings([frame], i) for i in range(len(prompts))]
-
-
-def _checked(logits: mx.array) -> np.ndarray:
-    out = np.array(logits.astype(mx.float32))
-    if not np.isfinite(out).all():
-        raise RunError(
-            "the model's output is not finite (NaN or inf): an edit is too strong, or the weights are damaged"
-        )
-    return out
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    x = logits.astype(np.float64)
-    x -= x.max()
-    out: np.ndarray = x - np.log(np.exp(x).sum())
-    return out
-
-
-def _silent(results: Sequence[PromptResult]) -> Iterator[str]:
-    """A warning for each edit that changed nothing on any prompt, and for each amplification of a silent feature."""
-    by_edit: dict[str, dict[str, list[Firing]]] = {}
-    for p in results:
-        for f in p.firings:
-            by_edit.setdefault(f.edit, {}).setdefault(f.feature, []).append(f)
-    for edit, features in by_edit.items():
-        idle = {name: found for name, found in features.items() if not any(f.changed for f in found)}
-        if not idle or (len(idle) < len(features) and " amplify " not in edit):
-            continue
-        n = sum(f.positions for f in next(iter(idle.values())))
-        active = [name for name, found in idle.items() if any(f.active for f in found)]
-        silent = [name for name in idle if name not in active]
-        parts = [
-            f"{_few(names)} {'was' if len(names) == 1 else 'were'} {what}"
-            for names, what in ((silent, "never active"), (active, "active but not changed"))
-            if names
-        ]
-        yield f"warning[S610]: `{edit}` changed nothing at {n} positions: {', '.join(parts)}"
-
-
-def _few(names: Sequence[str]) -> str:
-    named = [name or "the activation" for name in names]
-    return ", ".join(named) if len(named) <= 6 else f"{', '.join(named[:5])} and {len(named) - 5} more"
-
-
 def _site_name(key: str) -> str:
     try:
         return str(Site.parse(key))
@@ -555,4 +361,7 @@ def _by_name(prompts: Mapping[str, str | Tokens] | Prompts | None) -> Mapping[st
     if prompts is None or isinstance(prompts, Mapping):
         return prompts or {}
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    for t in texts:
+        if not isinstance(t, str):
+            raise TypeError(f"a prompt is text, this is {type(t).__name__}")
     return {t: t for t in texts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saedsl.grammar.nodes import (
@@ -78,11 +79,16 @@ class Problem:
 
 
 class PositionProblem(Exception):
-    """Carries a `Problem`; caught by `saedsl.plan`, which knows the source."""
+    """Carries every `Problem` of a position list; caught by `saedsl.plan`, which knows the source."""
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.message)
-        self.problem = problem
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__(problems[0].message)
+        self.problems = problems
+
+    @property
+    def problem(self) -> Problem:
+        """The first one."""
+        return self.problems[0]
 
 
 def _merge(intervals: Intervals) -> Intervals:
@@ -111,19 +117,47 @@ def resolve(positions: tuple[Positions, ...], tokens: Tokens, skip_bos: bool) ->
     Raises:
         PositionProblem: if one of them cannot be resolved, or nothing is left.
     """
-    result = _word(PosWord("all"), tokens, skip_bos)
-    sets = [_resolve(p, tokens, skip_bos) for p in positions]
-    if sets:
-        result = sets[0]
-        for other in sets[1:]:
-            result = result & other
+    if not positions:
+        return _word(PosWord("all"), tokens, skip_bos)
+    result, *rest = _each(positions, tokens, skip_bos)
+    for other in rest:
+        result = result & other
     if not result:
-        span = positions[-1].span if positions else Span(0, 0)
-        why = "these two position lists have nothing in common" if len(sets) > 1 else "no position is left"
+        if skip_bos and (problem := only_bos(positions, tokens)):
+            raise PositionProblem(problem)
+        why = "these two position lists have nothing in common" if rest else "no position is left"
         raise PositionProblem(
-            Problem("S404", f"no position matches in {_quote(tokens)}: {why}", span, _listing(tokens))
+            Problem("S404", f"no position matches in {_quote(tokens)}: {why}", positions[-1].span, _listing(tokens))
         )
     return result
+
+
+def only_bos(positions: tuple[Positions, ...], tokens: Tokens) -> Problem | None:
+    """What to say where a dictionary's edit acts on no prompt token because it skips BOS; None if that is not why."""
+    try:
+        if not resolve(positions, tokens, skip_bos=False).prompt:
+            return None
+    except PositionProblem:
+        return None
+    if len(tokens.bos) == len(tokens):
+        what = f"{_quote(tokens)} has no token but BOS, which dictionary edits skip"
+    else:
+        what = f"only BOS is left in {_quote(tokens)}, which dictionary edits skip"
+    return Problem("S404", what, positions[-1].span if positions else Span(0, 0), ("write @ everywhere",))
+
+
+def _each(positions: Sequence[Positions], tokens: Tokens, skip_bos: bool) -> list[PositionSet]:
+    """The set of each; the problems of all, together."""
+    sets: list[PositionSet] = []
+    problems: list[Problem] = []
+    for p in positions:
+        try:
+            sets.append(_resolve(p, tokens, skip_bos))
+        except PositionProblem as e:
+            problems += e.problems
+    if problems:
+        raise PositionProblem(*problems)
+    return sets
 
 
 def _resolve(node: Positions, tokens: Tokens, skip_bos: bool) -> PositionSet:
@@ -135,12 +169,13 @@ def _resolve(node: Positions, tokens: Tokens, skip_bos: bool) -> PositionSet:
         case PosToken():
             return _token(node, tokens)
         case PosUnion(items):
-            first, *rest = (_resolve(item, tokens, skip_bos) for item in items)
+            first, *rest = _each(items, tokens, skip_bos)
             for other in rest:
                 first = first | other
             return first
         case PosExcept(base, removed):
-            return _resolve(base, tokens, skip_bos) - _resolve(removed, tokens, skip_bos=False)
+            whole, _ = _each((base, removed), tokens, skip_bos)
+            return whole - _resolve(removed, tokens, skip_bos=False)
 
 
 def _word(node: PosWord, tokens: Tokens, skip_bos: bool) -> PositionSet:

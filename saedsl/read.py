@@ -35,6 +35,7 @@ def read_program(path: Path) -> Source:
 
 def write_program(path: Path, text: str) -> None:
     """Replace a file, whole or not at all. Raises SaedslError if it cannot be written."""
+    path = path.resolve()  # a link stays a link
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8", newline="\n")

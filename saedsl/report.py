@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from typing import Final, ParamSpec, TypeVar
 
 from saedsl.grammar.nodes import Span
 from saedsl.grammar.source import Diagnostic, Source
 
+DAMAGED: Final = frozenset({"S102", "S103"})
+"""Codes of strings whose text is not known for sure."""
+
+A = TypeVar("A")
+B = TypeVar("B")
+P = ParamSpec("P")
+
 
 class Mistake(Exception):
-    """Ends the check of one statement or edit; becomes a `Diagnostic`."""
+    """Ends the check of one part of a statement; becomes a `Diagnostic`."""
 
     def __init__(self, code: str, message: str, span: Span, *, label: str = "", hints: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.code, self.message, self.span, self.label, self.hints = code, message, span, label, tuple(hints)
+        self.parts: tuple[Mistake, ...] = ()
+        """Mistakes that have nothing to do with one another, in place of an own message."""
 
     @classmethod
     def silent(cls, span: Span) -> Mistake:
         """Something follows from a mistake that is reported already: nothing more is said."""
         return cls("", "", span)
+
+    @classmethod
+    def together(cls, mistakes: Sequence[Mistake]) -> Mistake:
+        """Several mistakes as one exception; at least one."""
+        whole = cls.silent(mistakes[0].span)
+        whole.parts = tuple(mistakes)
+        return mistakes[0] if len(mistakes) == 1 else whole
+
+
+def each(check: Callable[[A], B], items: Iterable[A]) -> list[B]:
+    """`check` of every item.
+
+    Raises:
+        Mistake: those of all items that have one, together.
+    """
+    results: list[B] = []
+    wrong: list[Mistake] = []
+    for item in items:
+        try:
+            results.append(check(item))
+        except Mistake as e:
+            wrong.append(e)
+    if wrong:
+        raise Mistake.together(wrong)
+    return results
 
 
 class Report:
@@ -27,10 +62,20 @@ class Report:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self._found: list[Diagnostic] = []
+        self._found: dict[tuple[str, str, Span], Diagnostic] = {}
+
+    def attempt(self, check: Callable[P, B], *args: P.args, **kwargs: P.kwargs) -> B | None:
+        """What `check` returns, or None if it has a mistake, which is kept."""
+        try:
+            return check(*args, **kwargs)
+        except Mistake as e:
+            self.add(e)
+            return None
 
     def add(self, mistake: Mistake) -> None:
         """Keep a mistake, unless it is a silent one."""
+        for part in mistake.parts:
+            self.add(part)
         if mistake.code:
             self.error(mistake.code, mistake.message, mistake.span, label=mistake.label, hints=mistake.hints)
 
@@ -43,13 +88,18 @@ class Report:
         self.extend([Diagnostic(code, message, span, self.source, "", tuple(hints), "warning")])
 
     def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
-        """Keep diagnostics that were made elsewhere."""
-        self._found += [d for d in diagnostics if d not in self._found]
+        """Keep diagnostics that were made elsewhere; of those that say the same of the same place, the first."""
+        for d in diagnostics:
+            self._found.setdefault((d.code, d.message, d.span), d)
+
+    def damaged(self, span: Span) -> bool:
+        """Whether a string in `span` is reported to be unreadable: what follows from its text is not to be said."""
+        return any(d.code in DAMAGED and span.start <= d.span.start < span.end for d in self._found.values())
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """Everything found, in the order of the text."""
-        return tuple(sorted(self._found, key=lambda d: (d.span.start, d.span.end)))
+        return tuple(sorted(self._found.values(), key=lambda d: (d.span.start, d.span.end)))
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:

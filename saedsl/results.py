@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,10 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saedsl.errors import ResultError
+from saedsl.errors import ResultError, SAEError
 from saedsl.execute import Firing
+from saedsl.sae.replace import check_replaceable, write_folder
 
 VERSION = 1
+FILES = ("result.json", "arrays.safetensors")
+"""What a saved result consists of."""
 
 
 @dataclass(frozen=True)
@@ -139,29 +140,14 @@ class Result:
         Raises:
             ResultError: if `folder` holds something else than a result, or cannot be written.
         """
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        target = Path(folder)
-        refuse_other_content(target)
+        arrays = save({k: np.ascontiguousarray(v) for k, v in self._arrays().items()})
+        text = json.dumps(self.to_json(), indent=1)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        except OSError as e:
-            raise ResultError(f"{target}: cannot be written ({e.strerror})") from None
-        try:
-            (temporary / "result.json").write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
-            save_file(
-                {k: np.ascontiguousarray(v) for k, v in self._arrays().items()},
-                temporary / "arrays.safetensors",
-            )
-            if target.exists():
-                shutil.rmtree(target)
-            temporary.chmod(0o755)
-            temporary.rename(target)
-        except OSError as e:
-            raise ResultError(f"{target}: cannot be written ({e.strerror})") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            write_folder(Path(folder), dict(zip(FILES, (text.encode(), arrays), strict=True)), replaceable=FILES)
+        except SAEError as e:
+            raise ResultError(str(e)) from None
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Result:
@@ -182,7 +168,7 @@ class Result:
                 tuple(_prompt(p, i, arrays) for i, p in enumerate(data["prompts"])),
                 tuple(data["warnings"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as e:
             raise ResultError(f"{path}: cannot be read as a result ({type(e).__name__}: {e})") from None
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -196,12 +182,10 @@ class Result:
 
 def refuse_other_content(folder: Path) -> None:
     """Raise ResultError if saving a result in `folder` would delete something else."""
-    if folder.exists() and not (folder / "result.json").is_file() and not _is_empty(folder):
-        raise ResultError(f"{folder}: holds something else than a result; name a new folder")
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+    try:
+        check_replaceable(folder, FILES)
+    except SAEError as e:
+        raise ResultError(str(e)) from None
 
 
 def _prompt(p: dict[str, Any], i: int, arrays: Mapping[str, np.ndarray]) -> PromptResult:
@@ -221,5 +205,5 @@ def _prompt(p: dict[str, Any], i: int, arrays: Mapping[str, np.ndarray]) -> Prom
         tuple(TokenChange(t["token_id"], t["token"], t["baseline"], t["edited"]) for t in p["top"]),
         p["kl"],
         tuple(Firing(**f) for f in p["firings"]),
-        p["record_positions"],
+        dict(p["record_positions"]),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -100,7 +101,7 @@ def _fired(firings: Iterable[Firing]) -> RenderableType:
     if len(shown) > 12:
         shown = sorted(shown, key=lambda f: -f.changed)[:12]
     for f in shown:
-        table.add_row(escape(f.edit), f.feature, *(f"{n} pos." for n in (f.positions, f.active, f.changed)))
+        table.add_row(Text(f.edit), f.feature, *(f"{n} pos." for n in (f.positions, f.active, f.changed)))
     return table
 
 
@@ -206,7 +207,21 @@ def _quoted(text: str) -> str:
     return f'"{text if len(text) <= 60 else text[:57] + "..."}"'
 
 
+class _Terminal(Console):
+    """A console whose reader may have seen enough (`saedsl run ... | head`): that is no failure."""
+
+    def on_broken_pipe(self) -> None:
+        """Stop, with exit code 0."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0)
+
+
+def terminal(soft_wrap: bool = False) -> Console:
+    """Standard output."""
+    return _Terminal(soft_wrap=soft_wrap, highlight=False)
+
+
 def to(console: Console, items: Iterable[RenderableType]) -> None:
     """Print each item on its own lines."""
     for item in items:
-        console.print(item, markup=False, highlight=False, soft_wrap=isinstance(item, str | Text))
+        console.print(item, markup=False, emoji=False, highlight=False, soft_wrap=isinstance(item, str | Text))

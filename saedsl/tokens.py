@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,10 @@ class Tokens:
         """The places that spell `text`, each as the positions of its tokens, in order.
 
         A leading space also matches the start of the prompt: tokenizers write a first word with or without one.
+        The empty text is spelled nowhere.
         """
+        if not text:
+            return ()
         starts = [i for i in range(len(self.text)) if self.text.startswith(text, i)]
         places = [(i, i + len(text)) for i in starts]
         if text[:1] == " " and len(text) > 1 and self.text.startswith(text[1:]):
@@ -55,10 +60,11 @@ class Encoder:
     """A tokenizer, reduced to what programs need."""
 
     encode: Callable[[str], Tokens]
-    """Text -> Tokens, BOS added once where the tokenizer adds one."""
+    """Text -> Tokens, BOS added once where the tokenizer adds one. Raises ModelError for what is not text."""
     piece: Callable[[int], str]
     """What one token spells."""
     bos_token_id: int | None
+    """See `_bos`."""
 
     def from_ids(self, ids: Sequence[int]) -> Tokens:
         """Tokens of ids that are given; their text is their pieces, joined."""
@@ -72,11 +78,15 @@ class Encoder:
         return Tokens(tuple(ids), pieces, tuple(offsets), text, self.bos_token_id)
 
 
-def read_encoder(folder: Path, bos_token_id: int | None) -> Encoder | None:
+def read_encoder(folder: Path, bos_token_id: int | None = None) -> Encoder | None:
     """The encoder of a model folder's tokenizer.json, or None where the folder has none.
 
+    Args:
+        folder: the model's.
+        bos_token_id: what config.json says.
+
     Raises:
-        ModelError: if the file is broken.
+        ModelError: if a file of the tokenizer is broken.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -84,34 +94,97 @@ def read_encoder(folder: Path, bos_token_id: int | None) -> Encoder | None:
     from tokenizers import Tokenizer
 
     try:
-        return _encoder(Tokenizer.from_file(str(path)), bos_token_id)
+        backend = Tokenizer.from_file(str(path))
     except Exception as e:  # the tokenizers library raises bare Exception
         raise ModelError(f"{path}: cannot be read as a tokenizer ({e})") from None
+    declared = _declared_bos(folder / "tokenizer_config.json")
+    return _encoder(backend, None if declared is None else backend.token_to_id(declared), bos_token_id)
 
 
 def wrap_tokenizer(tokenizer: Any, bos_token_id: int | None = None) -> Encoder:
-    """The encoder of an mlx-lm or Hugging Face tokenizer, or of any object with `encode` and `decode`."""
+    """The encoder of an mlx-lm or Hugging Face tokenizer, or of any object with `encode` and `decode`.
+
+    Args:
+        tokenizer: left as it is.
+        bos_token_id: what config.json says.
+    """
     # mlx-lm's wrapper hands every name on, Hugging Face's fast tokenizers have `_tokenizer` too, with another meaning
-    bos = getattr(tokenizer, "bos_token_id", None)
-    bos = bos_token_id if bos is None else bos
+    declared = getattr(tokenizer, "bos_token_id", None)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        return _encoder(backend, bos)
+        return _encoder(backend, declared, bos_token_id)
 
     def piece(i: int) -> str:
         return str(tokenizer.decode([i]))
 
+    def ids(text: str) -> list[int]:
+        return [int(i) for i in tokenizer.encode(text)]
+
+    def leading(text: str) -> int | None:
+        return next((i for i in ids(text)[:1] if i in getattr(tokenizer, "all_special_ids", ())), None)
+
+    bos = _bos(leading, declared, bos_token_id)
     plain = Encoder(lambda text: Tokens((), (), (), text), piece, bos)
-
-    def encode(text: str) -> Tokens:
-        ids = [int(i) for i in tokenizer.encode(text)]
-        return plain.from_ids(ids)
-
-    return Encoder(encode, piece, bos)
+    return Encoder(lambda text: plain.from_ids(ids(_checked(text))), piece, bos)
 
 
-def _encoder(backend: Any, bos: int | None) -> Encoder:
-    """The encoder of a `tokenizers.Tokenizer`."""
+def _bos(leading: Callable[[str], int | None], declared: int | None, config: int | None) -> int | None:
+    """The one rule for which token is BOS: what the tokenizer puts in front, else what it declares, else the config.
+
+    Args:
+        leading: text -> the special token that the tokenizer puts in front of it, if any.
+        declared: the id of the tokenizer's own `bos_token`, where its vocabulary has it.
+        config: `bos_token_id` of the model's config.json.
+    """
+    first = leading("")
+    if first is not None and leading("a") == first:  # where they differ, the tokenizer only ends texts with it
+        return first
+    return config if declared is None else declared
+
+
+def _declared_bos(path: Path) -> str | None:
+    """`bos_token` of a tokenizer_config.json, a string or an object with `content`; None where it says none."""
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise ModelError(f"{path}: cannot be read as JSON ({e})") from None
+    token = config.get("bos_token") if isinstance(config, dict) else None
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None
+
+
+def _checked(text: object) -> str:
+    """`text`, if a tokenizer can read it."""
+    if not isinstance(text, str):
+        raise ModelError(f"a prompt is text, this is {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise ModelError(
+            f"a prompt is text, this has half a character (U+{ord(text[e.start]):04X}) at place {e.start}"
+        ) from None
+    return text
+
+
+def _encoder(backend: Any, declared: int | None, config: int | None) -> Encoder:
+    """The encoder of a `tokenizers.Tokenizer`, which is left as it is."""
+    whole = cache(lambda: _uncut(backend))
+
+    def read(text: str) -> Any:
+        # Hugging Face's own calls switch truncation and padding on and off in the tokenizer that we share
+        own = backend if backend.truncation is None and backend.padding is None else whole()
+        try:
+            return own.encode(text)
+        except Exception as e:  # the tokenizers library raises bare Exception
+            raise ModelError(f"the tokenizer cannot read {text[:40]!r} ({e})") from None
+
+    def leading(text: str) -> int | None:
+        e = read(text)
+        return e.ids[0] if e.ids and e.special_tokens_mask[0] else None
+
+    bos = _bos(leading, declared, config)
 
     def piece(i: int) -> str:
         raw = backend.id_to_token(i)
@@ -122,7 +195,17 @@ def _encoder(backend: Any, bos: int | None) -> Encoder:
         return str(" " + text if raw[:1] in "▁Ġ" and not text.startswith(" ") else text)
 
     def encode(text: str) -> Tokens:
-        e = backend.encode(text)
+        e = read(_checked(text))
         return Tokens(tuple(e.ids), tuple(map(piece, e.ids)), tuple(e.offsets), text, bos)
 
     return Encoder(encode, piece, bos)
+
+
+def _uncut(backend: Any) -> Any:
+    """A copy of `backend` that neither cuts texts nor pads them."""
+    from tokenizers import Tokenizer
+
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy

@@ -291,7 +291,7 @@ def generate(
         hooks: what to do in each forward.
         prompt: token ids.
         n: most tokens to generate.
-        stop: tokens that end the text; they are not yielded.
+        stop: tokens that end the text; one that comes is the last that is yielded.
         prefill: most tokens of the prompt in one forward.
 
     Yields:
@@ -319,13 +319,13 @@ def generate(
     read = 0
     try:
         for made, (token, logprobs) in enumerate(steps):
-            if token in stop:
-                return
             # generate_step runs one forward ahead; a frame counts once a token that depends on it is yielded.
             until = read
             while until < len(frames) and frames[until].offset < len(prompt) + made:
                 until += 1
             yield token, logprobs, frames[read:until]
             read = until
+            if token in stop:
+                return
     finally:
         steps.close()

@@ -93,7 +93,7 @@ MODEL: list[Row] = [
     ("record L7.mlp", [("S304", "layer 7 does not exist", "L7", TWO, "did you mean L1.mlp?")]),
     ("at L0.mpl ablate", [("S303", "L0.mpl is not a site", "L0.mpl", "", "did you mean L0.mlp?")]),
     ("at L0.logits ablate", [("S303", "L0.logits is not a site", "L0.logits", "", "logits has no layer: logits")]),
-    ("at L0.attn.q ablate", [("S303", "L0.attn.q is not a site", "L0.attn.q", "", "did you mean L0.attn.z?")]),
+    ("at L0.attn.y ablate", [("S303", "L0.attn.y is not a site", "L0.attn.y", "", "did you mean L0.attn.z?")]),
     ('sae g = "good" on L0..1.mlp', [("S306", "L0..1.mlp is 2 sites, one is needed here", "L0..1.mlp", "", "")]),
     ("at L0..1.mlp ablate L0..1.mlp.f3", [("S306", "L0..1.mlp is 2 sites, one is needed here", "L0..1.mlp", "", "")]),
     (
@@ -119,7 +119,7 @@ MODEL: list[Row] = [
     ),
     (
         'sae g = "good"\nat L0.mlp ablate f1',
-        [("S310", "2 dictionaries are bound to L0.mlp: g, L0.mlp", "f1", "", "say which: g.f42")],
+        [("S310", "2 dictionaries are bound to L0.mlp: g, L0.mlp", "f1", "", "say which: at L0.mlp ablate g.f42")],
     ),
     ("at L0.mlp ablate f40", [("S311", "feature 40 does not exist", "f40", "L0.mlp has 40 features: f0..39", "")]),
     ("at L0.mlp ablate f38..41", [("S311", "feature 41 does not exist", "f38..41", "L0.mlp has 40 features: f0..39", "")]),

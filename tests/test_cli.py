@@ -254,10 +254,10 @@ def test_a_folder_that_holds_something_else_is_not_replaced(here: Path) -> None:
     Path("out").mkdir()
     Path("out/notes.txt").write_text("mine")
     Path("file").write_text("mine")
-    for out in ("out", "file"):
+    for out, said in (("out", "holds notes.txt, which saving would delete"), ("file", "not a folder")):
         done = saedsl("run", *GIVEN, "-e", "at L0.mlp ablate f1", "-p", PROMPT, "--out", out)
-        assert done.exit_code == 3
-        assert f"error: {out}: holds something else than a result; name a new folder" in done.stderr
+        assert done.exit_code == 2
+        assert f"error: {out}: {said}" in done.stderr
         assert done.stdout == ""
     assert contents(here) == {"model", "sae", "out", "out/notes.txt", "file"}
 
@@ -362,14 +362,14 @@ def test_a_program_of_ten_megabytes_is_refused_at_once(here: Path) -> None:
 
 GENERATING = """
 import pathlib
-import saedsl.model
-real = saedsl.model.generate
+import saedsl.model, saedsl.runner
+real = saedsl.runner.generate
 def generate(*arguments, **more):
     for i, step in enumerate(real(*arguments, **more)):
         if i == 20:
             pathlib.Path("generating").touch()
         yield step
-saedsl.model.generate = generate
+saedsl.runner.generate = generate
 from saedsl.cli import main
 main()
 """
@@ -399,3 +399,59 @@ def test_an_sae_of_another_width_is_refused(here: Path, sae_of: Callable[..., SA
     done = saedsl("run", "-m", "model", "--sae", "L0.mlp=narrow", "-e", "at L0.mlp ablate f1", "-p", PROMPT)
     assert done.exit_code == 1
     assert "error[S317]: L0.mlp reads activations 16 wide, L0.mlp of this model is 32 wide" in done.stderr
+
+
+# The command as it is started ----------------------------------------------------------------------------------------
+
+
+def started(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from saedsl.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "--json"), "give a program: a FILE, or -e 'CODE'"),
+        (("run", "--json", "-e", "run", "--set", "k=nan"), "the number must be finite"),
+        (("run", "--json", "-e", "run", "--top", "0"), "0 is not in the range x>=1"),
+        (("check", "--json", "--nonsense"), "No such option"),
+    ],
+)
+def test_wrong_options_are_json_too_where_json_is_asked_for(arguments: tuple[str, ...], said: str) -> None:
+    done = started(*arguments)
+    assert done.returncode == 2
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] == "usage"
+    assert said in error["message"]
+
+
+def test_a_reader_who_has_seen_enough_is_no_failure() -> None:
+    line = f"{sys.executable} -c 'from saedsl.cli import main; main()' sites demo | head -1; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "demo: llama, 4 layers, d_model 128\n"
+
+
+def test_diagnostics_have_no_colour_where_none_is_wanted() -> None:
+    done = started("check", "-e", "at L12.mlp ablate", FORCE_COLOR="1", NO_COLOR="1")
+    assert done.returncode == 1
+    assert "\x1b[3" not in done.stderr
+    assert "this model has 4 layers: L0..L3" in done.stderr
+
+
+def test_fmt_goes_on_after_a_file_with_mistakes_and_keeps_links(tmp_path: Path) -> None:
+    (tmp_path / "real.saedsl").write_text("at  L0.mlp   ablate f1")
+    (tmp_path / "link.saedsl").symlink_to("real.saedsl")
+    (tmp_path / "bad.saedsl").write_text("at at")
+    done = saedsl("fmt", str(tmp_path / "bad.saedsl"), str(tmp_path / "link.saedsl"))
+    assert done.exit_code == 1
+    assert (tmp_path / "link.saedsl").is_symlink()
+    assert (tmp_path / "real.saedsl").read_text() == "at L0.mlp ablate f1\n"

@@ -23,18 +23,22 @@ LAYERS = [
     ["errors", "blas"],
     ["grammar"],
     ["sites"],
-    ["report", "read", "tokens", "anatomy", "locate"],
+    ["report", "places", "unread", "selection", "read", "tokens", "anatomy", "locate"],
     ["sae"],
     ["program"],
     ["binding"],
+    ["scope"],
+    ["target"],
     ["check"],
     ["positions"],
+    ["conflicts"],
     ["plan"],
     ["analyse"],
     ["edits"],
     ["trace"],
     ["execute"],
     ["results"],
+    ["runner", "traced"],
     ["model"],
     ["training"],
     ["demo"],
@@ -45,8 +49,8 @@ LAYERS = [
 """A module imports from the rows above its own, or from its own row."""
 LEVEL = {name: i for i, row in enumerate(LAYERS) for name in row}
 WITHOUT_MLX = {
-    "grammar", "errors", "sites", "report", "read", "tokens", "anatomy", "locate", "program", "binding", "check",
-    "positions", "plan", "analyse", "show",
+    "grammar", "errors", "sites", "report", "places", "unread", "selection", "read", "tokens", "anatomy", "locate",
+    "program", "binding", "scope", "target", "check", "positions", "conflicts", "plan", "analyse", "show",
 }  # fmt: skip
 """Checked and planned before anything heavy is imported."""
 HEAVY = {"mlx", "mlx_lm", "transformers", "torch", "numpy", "safetensors"}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from saedsl.errors import ModelError, ProgramError, RunError
+from saedsl.errors import ModelError, ProgramError, RunError, SAEError
 from saedsl.model import InterpretableModel
 from saedsl.results import Result
 from saedsl.sae.dictionary import SAE
@@ -222,7 +222,7 @@ def test_an_edit_that_makes_nan_is_a_run_error(llama: InterpretableModel, sae_of
         llama.run("at L0.mlp add 1e39 f1", prompts=TEXTS[0], saes={"L0.mlp": sae_of()})
 
 
-def test_a_prompt_that_ends_the_text_at_once_is_a_run_error(bare: Callable[..., nn.Module], tokenizer: Any) -> None:
+def test_a_prompt_that_ends_the_text_at_once_has_an_empty_continuation(bare: Callable[..., nn.Module], tokenizer: Any) -> None:
     model = bare("llama")
     only_stop = mx.zeros_like(model.lm_head.weight)
     lm = InterpretableModel(model, tokenizer)
@@ -231,8 +231,14 @@ def test_a_prompt_that_ends_the_text_at_once_is_a_run_error(bare: Callable[..., 
     ]
     only_stop[1] = direction
     model.lm_head.weight = only_stop
-    with pytest.raises(RunError, match="the first token to generate is a stop token"):
-        lm.run("generate 3", prompts="a")
+    (p,) = lm.run("record L0.mlp\ngenerate 3", prompts="a").prompts
+    assert (p.baseline.text, p.baseline.token_ids) == ("", ())
+    assert p.baseline.activations["L0.mlp"].shape[0] == len(p.token_ids)
+
+
+def test_nan_in_the_middle_of_a_generation_is_an_error(llama: InterpretableModel, sae_of: Callable[..., SAE]) -> None:
+    with pytest.raises(RunError, match="not finite"):
+        llama.run("at L0.mlp add 1e39 f1 @ gen\ngenerate 4", prompts=TEXTS[0], saes={"L0.mlp": sae_of()})
 
 
 def test_a_model_folder_with_a_weight_missing_is_refused(
@@ -265,3 +271,38 @@ def test_a_trained_model_agrees_with_numpy(stories: InterpretableModel) -> None:
     np.testing.assert_allclose(ran.edited.logits, reference.forward(ran.token_ids, edits)[0][-1], rtol=1e-4, atol=1e-4)
     assert list(made.edited.token_ids) == reference.generate(made.token_ids, 20, edits)[: len(made.edited.token_ids)]
     assert list(made.baseline.token_ids) == reference.generate(made.token_ids, 20)[: len(made.baseline.token_ids)]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        'prompt a = "Hi"\nat L0.mlp ablate @ last\nrun a',
+        "run\nat L0.mlp ablate @ prompt[-1]",
+        "at L0.mlp ablate @ prompt[-1]\ngenerate 5",
+    ],
+)
+def test_a_trace_takes_the_edits_of_a_program_and_not_its_prompts_and_runs(
+    program: str, llama: InterpretableModel
+) -> None:
+    with llama.trace(TEXTS[0], program) as t, llama.trace(TEXTS[0]) as plain:
+        changed = mx.any(t.activations["L0.mlp"] != plain.activations["L0.mlp"], axis=-1)[0].tolist()
+    assert changed == [False] * (len(changed) - 1) + [True]
+
+
+def test_what_is_no_program_prompt_or_tokenizer_is_named(llama: InterpretableModel) -> None:
+    with pytest.raises(TypeError, match="a program is text, or the Path of a file; this is int"):
+        llama.run(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a prompt is text, this is int"):
+        llama.run("run", prompts=[1, 2])  # type: ignore[list-item]
+    with pytest.raises(RunError, match="the rows of a batch of token ids must be equally long"):
+        llama.rows([[1, 2], [3]])  # type: ignore[list-item]
+    with pytest.raises(ModelError, match="this NoneType is not a tokenizer"):
+        InterpretableModel(llama.model, None)
+
+
+def test_a_folder_that_training_could_not_write_is_refused_before_training(
+    llama: InterpretableModel, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(SAEError, match=r"holds mine\.txt"):
+        llama.train_sae(0, "mlp", TEXTS, save_path=tmp_path)

@@ -58,16 +58,22 @@ def test_a_result_may_take_the_place_of_a_result_or_of_an_empty_folder(tmp_path:
         result().save(tmp_path / "out")
     assert {p.name for p in tmp_path.iterdir()} == {"out"}
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"result.json", "arrays.safetensors"}
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(ResultError, match="holds notes.txt, which saving would delete"):
+        result().save(tmp_path / "out")
 
 
 def test_anything_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    for name in ("folder", "file"):
+    for name, said in (
+        ("folder", "holds thesis.txt, which saving would delete; choose a new or empty folder"),
+        ("file", "not a folder; choose another path"),
+    ):
         with pytest.raises(ResultError) as e:
             result().save(tmp_path / name)
-        assert str(e.value) == f"{tmp_path / name}: holds something else than a result; name a new folder"
+        assert str(e.value) == f"{tmp_path / name}: {said}"
     with pytest.raises(ResultError, match="cannot be written"):
         result().save(tmp_path / "file" / "out")
     assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")} == {"folder", "folder/thesis.txt", "file"}
@@ -80,7 +86,7 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monk
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ResultError, match=r"out: cannot be written \(No space left on device\)"):
         result().save(tmp_path / "out")
     assert {p.name for p in tmp_path.iterdir()} == {"out"}

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import saedsl
@@ -43,8 +44,7 @@ def busiest(model: saedsl.InterpretableModel, sae: saedsl.SAE, stories: Sequence
     import mlx.core as mx
 
     f = sae.encode(mx.array(harvest(model, stories[:20], [site])[site]))
-    order: list[int] = mx.argsort(-f.mean(axis=0)).tolist()
-    return order
+    return [int(i) for i in np.array(mx.argsort(-f.mean(axis=0)))]
 
 
 def test_the_sae_explains_text_it_was_not_trained_on(

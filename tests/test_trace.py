@@ -154,11 +154,11 @@ def test_records_of_generation_are_the_oracles(
     np.testing.assert_allclose(recorded["L0.mlp.f2"], f[N - 1 :, 2] * doubled, rtol=1e-4, atol=1e-4)
 
 
-def test_a_stop_token_ends_generation_and_is_not_yielded(llama: InterpretableModel) -> None:
+def test_a_stop_token_ends_generation_and_is_the_last_that_is_yielded(llama: InterpretableModel) -> None:
     hooks, _, ids = prepared(llama, "generate 9", {})
     whole = [t for t, _, _ in generate(hooks, ids, 9)]
     stop = whole[4]
-    assert [t for t, _, _ in generate(hooks, ids, 9, stop={stop})] == whole[: whole.index(stop)]
+    assert [t for t, _, _ in generate(hooks, ids, 9, stop={stop})] == whole[: whole.index(stop) + 1]
 
 
 # The model is as it was --------------------------------------------------------------------------------------------

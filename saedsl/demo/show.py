@@ -139,7 +139,8 @@ def _answered(model: InterpretableModel, code: str, some: Sequence[Example]) -> 
     total = 0.0
     for e in some:
         with model.trace(e.prompt, code) as t:
-            total += mx.softmax(t.output[0, -1])[model.encoder.encode(e.answer).ids[-1]].item()
+            p = np.array(mx.softmax(t.output[0, -1]))
+            total += float(p[model.encoder.encode(e.answer).ids[-1]])
     return total / len(some)
 
 

@@ -32,7 +32,7 @@ _ALIASES: Final[dict[str, str]] = {
 """Other spellings of the same places; read, never written."""
 _GLOBAL: Final[dict[str, str]] = {"hook_embed": "embed", "ln_final.hook_normalized": "final"}
 
-_BLOCK: Final = re.compile(r"blocks\.(\d+)\.(.+)")
+_BLOCK: Final = re.compile(r"blocks\.(\d{1,9})\.(.+)", re.ASCII)
 _COMPONENTS: Final = {component: hook for hook, component in _HOOKS.items()}
 _GLOBAL_COMPONENTS: Final = {component: hook for hook, component in _GLOBAL.items()}
 

@@ -23,7 +23,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], *, replaceable: Colle
         SAEError: if `folder` is a file, holds anything else, or cannot be written.
     """
     folder = folder.absolute()
-    _check_replaceable(folder, replaceable)
+    check_replaceable(folder, replaceable)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -44,7 +44,8 @@ def write_folder(folder: Path, files: Mapping[str, bytes], *, replaceable: Colle
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _check_replaceable(folder: Path, replaceable: Collection[str]) -> None:
+def check_replaceable(folder: Path, replaceable: Collection[str]) -> None:
+    """Raise SAEError if `folder` is a file or holds anything that is not named in `replaceable`."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise SAEError(f"{folder}: not a folder; choose another path")
     others = sorted(p.name for p in folder.iterdir() if p.name not in replaceable) if folder.exists() else []

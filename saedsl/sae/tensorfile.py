@@ -63,11 +63,13 @@ def parse_header(text: bytes, available: int, path: Path) -> dict[str, TensorInf
     """The tensors that the header `text` lists, checked against the `available` bytes of data behind it."""
     try:
         header = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         raise SAEError(f"{path}: not a safetensors file (its header is not JSON); {AGAIN}") from None
     if not isinstance(header, dict):
         raise SAEError(f"{path}: not a safetensors file (its header is not a JSON object); {AGAIN}")
-    header.pop("__metadata__", None)
+    free_text = header.pop("__metadata__", {})
+    if not isinstance(free_text, dict) or not all(isinstance(value, str) for value in free_text.values()):
+        raise SAEError(f"{path}: the header's __metadata__ is damaged; {AGAIN}")
     tensors = {name: _entry(name, entry, path) for name, entry in header.items()}
     claimed = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if claimed > available:
@@ -78,12 +80,13 @@ def parse_header(text: bytes, available: int, path: Path) -> dict[str, TensorInf
 def _entry(name: str, entry: Any, path: Path) -> TensorInfo:
     """One header entry, checked in itself."""
     try:
-        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        numbers = [*shape, begin, end]
-    except (TypeError, KeyError, ValueError):
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (TypeError, KeyError):
         raise SAEError(f"{path}: the header's entry for {name} is damaged; {AGAIN}") from None
-    if not all(type(n) is int and n >= 0 for n in numbers) or _BYTES.get(str(dtype)) is None:
+    lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
+    if not lists or not all(type(n) is int and n >= 0 for n in [*shape, *offsets]) or str(dtype) not in _BYTES:
         raise SAEError(f"{path}: the header's entry for {name} is damaged; {AGAIN}")
+    begin, end = offsets
     if end - begin != prod(shape) * _BYTES[dtype]:
         raise SAEError(f"{path}: {name} of {dtype} {tuple(shape)} does not fill bytes {begin} to {end}; {AGAIN}")
     return TensorInfo(name, dtype, tuple(shape))

@@ -37,8 +37,17 @@ def batches(model: InterpretableModel, texts: Iterable[str], context: int = 128,
         batch: rows a batch. Rows of similar length stand together, within stretches of 64 batches.
 
     Raises:
-        TrainingError: if a text is no string.
+        TrainingError: if `texts` is one string, an entry of it is none, or `context` has no room for a text.
     """
+    if isinstance(texts, str):
+        raise TrainingError("a data set is a list of texts, this is one text")
+    bos = len(model.encoder.encode("").bos)
+    if context < max(2, bos + 1):
+        raise TrainingError(f"context is {context}; a row of at least {max(2, bos + 1)} tokens is needed, BOS included")
+    return _batches(model, texts, context, batch)
+
+
+def _batches(model: InterpretableModel, texts: Iterable[str], context: int, batch: int) -> Iterator[Batch]:
     waiting: list[Sequence[int]] = []
     for text in texts:
         if not isinstance(text, str):
@@ -70,8 +79,10 @@ def harvest(
         site -> [tokens, width], float32.
 
     Raises:
-        TrainingError: if the texts have no token but BOS.
+        TrainingError: if the texts have no token but BOS, or none is asked for; see also `batches`.
     """
+    if max_tokens is not None and max_tokens < 1:
+        raise TrainingError(f"max_tokens is {max_tokens}; at least 1 is needed, or None for all")
     parts: dict[Site, list[np.ndarray]] = {s: [] for s in sites}
     n = 0
     for b in batches(model, texts, context):

@@ -148,11 +148,12 @@ features = st.builds(lambda p, of: n.Features(p[0], p[1], of), ordered(0, 99999)
 sets = st.builds(n.FeatureSet, st.lists(features | names, min_size=1, max_size=4).map(tuple))
 targets = features | sets | names | st.just(n.AllFeatures()) | st.just(n.WholeSite())
 texts = st.text(max_size=8)
+spellings = st.text(min_size=1, max_size=8)
 places: st.SearchStrategy[n.Positions] = st.recursive(
     st.builds(n.PosWord, st.sampled_from(["prompt", "gen", "last", "all", "everywhere", "bos"]))
     | st.builds(lambda of, p: n.PosIndex(of, *p), st.sampled_from(["prompt", "gen"]), ordered(-9, 99))
-    | st.builds(n.PosToken, texts, st.just("one"), st.none() | st.integers(-3, 3))
-    | st.builds(n.PosToken, texts, st.sampled_from(["every", "span"])),
+    | st.builds(n.PosToken, spellings, st.just("one"), st.none() | st.integers(-3, 3))
+    | st.builds(n.PosToken, spellings, st.sampled_from(["every", "span"])),
     lambda inner: (
         st.builds(n.PosUnion, st.lists(inner, min_size=2, max_size=3).map(tuple)) | st.builds(n.PosExcept, inner, inner)
     ),

@@ -502,6 +502,89 @@ def test_a_mistake_does_not_change_its_neighbours(case: tuple[str, str, str, str
     assert names[-1] == "after"
 
 
+LATER = [
+    ("at L1.mlp ablate error", "error", "`error`"),
+    ("at L1.mlp drop error", "drop", "`drop`"),
+    ("at L1.mlp ablate {g.f1, error}", "error", "`error`"),
+    ("record g.error", "error", "`error`"),
+    ("at L1.mlp add 0.4 norm f1", "norm", "the unit `norm`"),
+    ("at L1.mlp add 4 max f1", "max", "the unit `max`"),
+    ("at L1.mlp set f1 = 2 std", "std", "the unit `std`"),
+    ("at L1.mlp clamp f1 to 0..2 std", "std", "the unit `std`"),
+    ("at L1.mlp add 2 dir d", "dir", "`dir`"),
+    ("at L1.mlp set dir d = 3", "dir", "`dir`"),
+    ("at L1.mlp project out dir d", "project", "`project`"),
+    ("at L1.mlp project out f3", "project", "`project`"),
+    ("project out f3", "project", "`project`"),
+    ("at L1.mlp ablate f1 @ io.S2", "io.S2", "names of tokens"),
+    ("at L1.mlp @ prompt except io.S2 ablate f1", "io.S2", "names of tokens"),
+    ("at L1.mlp @ io.S2 { ablate f1 }", "io.S2", "names of tokens"),
+    ('record L1.mlp @ " Paris" | io.S2', "io.S2", "names of tokens"),
+    ('at module "model.layers.3" out ablate', "module", "`module`"),
+    ('at module "model.layers.3" out { ablate }', "module", "`module`"),
+    ('record module "model.layers.3" out', "module", "`module`"),
+    ("record L2.attn.pattern", "L2.attn.pattern", "`attn.pattern`"),
+    ("at L2.attn.q ablate", "L2.attn.q", "`attn.q`"),
+    ("at L2.attn.k, L2.mlp { ablate }", "L2.attn.k", "`attn.k`"),
+    ('sae g = "x" on L2.attn.v', "L2.attn.v", "`attn.v`"),
+    ("at L2.attn.z.h3 ablate", "h3", "heads"),
+    ("at L2.attn.z.h3, L2.mlp { ablate }", "h3", "heads"),
+    ("record L2.attn.z.h3 @ prompt", "h3", "heads"),
+    ("at L1.attn.z amplify {h3, h4} x2", "h3", "heads"),
+    ("at L1.mlp ablate n17", "n17", "neurons"),
+    ("at L1.mlp.act set n17 = 3", "n17", "neurons"),
+    ("at L1.mlp when f3 > 0.5 { ablate f1 }", "when", "`when`"),
+    ("at L1.mlp ablate f1 @ gen when f3 > 0.5", "when", "`when`"),
+    ("at L1.mlp { when f3 > 1 ablate f2 }", "when", "`when`"),
+    ("at L1.mlp set f5 = 4 then amplify f5 x2", "then", "`then`"),
+    ("then ablate f1", "then", "`then`"),
+    ("at L1.mlp patch {f1, f2} @ prompt[-1] from it at prompt[-1]", "patch", "`patch`"),
+    ("patch f1 from it", "patch", "`patch`"),
+    ("freeze", "freeze", "`freeze`"),
+    ("at L1.mlp keep only {f1, f2} else zero", "keep", "`keep`"),
+    ("keep only f1", "keep", "`keep`"),
+    ("sweep a in [1, 2]", "sweep", "`sweep`"),
+    ("metric m = kl() @ prompt[-1]", "metric", "`metric`"),
+    ('dir d = "x.safetensors".KEY', "dir", "`dir`"),
+    ('include "x.saedsl"', "include", "`include`"),
+    ('prompts io = "io.jsonl"', "prompts", "`prompts`"),
+    ("reset", "reset", "`reset`"),
+    ("run a with mode = frozen", "with", "`with`"),
+    ("run with mode = frozen", "with", "`with`"),
+    ("run a as b", "as", "`as`"),
+    ("run io.corrupt", "io.corrupt", "fields of prompts"),
+    ("generate a 32 with seed = 3", "with", "`with`"),
+    ("generate 32 with seed = 3", "with", "`with`"),
+    ('prompt it = chat "hello"', "chat", "`chat`"),
+    ('prompt it = "hello" system "be nice"', "system", "`system`"),
+]
+
+
+@pytest.mark.parametrize(("text", "place", "what"), LATER)
+def test_what_belongs_to_a_later_version_is_said_as_such_and_once(text: str, place: str, what: str) -> None:
+    source = f"let before = 1\n{text}\nlet after = 2\n"
+    parsed = parse(source)
+    verb = "are" if what.endswith("s") else "is"
+    assert [(d.code, source[d.span.start : d.span.end], d.message) for d in parsed.diagnostics] == [
+        ("S113", place, f"{what} {verb} not part of this version of the language yet")
+    ]
+    assert parsed.script.statements[-1].span.start > source.index("let after") - 1
+
+
+@pytest.mark.parametrize("word", ["error", "max", "norm", "std", "patch"])
+def test_words_of_a_later_version_are_no_names(word: str) -> None:
+    assert [(d.code, d.message) for d in parse(f"let {word} = 2").diagnostics] == [("S127", f"{word} cannot be a name")]
+
+
+@pytest.mark.parametrize("place", ['@ ""', '@ ""[0]', '@ every ""', '@ span ""', '@ prompt | ""'])
+def test_an_empty_string_is_not_a_position(place: str) -> None:
+    text = f"at L1.mlp ablate f1 {place}"
+    (found,) = parse(text).diagnostics
+    assert (found.code, text[found.span.start : found.span.end]) == ("S125", '""')
+    assert found.message == "an empty string is not a position"
+    assert found.hints == ('write the text of the token, e.g. @ " Paris", or @ all',)
+
+
 def test_every_code_is_in_the_table() -> None:
     assert {code for _, code, *_ in MISTAKES} <= set(CODES)
     assert all(code.startswith("S1") for code in CODES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import saedsl
 from saedsl.errors import TrainingError
 from saedsl.sites import Site
+from saedsl.tokens import Tokens
 from saedsl.training.harvest import batches, cross_entropy, harvest, recovered
 
 SITE = Site(2, "mlp")
@@ -45,7 +48,7 @@ def test_every_token_but_bos_and_padding_is_harvested_once(demo: saedsl.Interpre
 
 def test_long_texts_go_on_in_further_rows_with_bos_again(demo: saedsl.InterpretableModel) -> None:
     n = len(demo.encoder.encode(TEXTS[2]).ids) - 1
-    rows = [b for b in batches(demo, [TEXTS[2]], context=6)]
+    rows = list(batches(demo, [TEXTS[2]], context=6))
     assert sum(int(b.content.sum()) for b in rows) == n
     bos = demo.info.bos_token_id
     assert all((np.array(b.tokens)[:, 0] == bos).all() and b.tokens.shape[1] <= 6 for b in rows)
@@ -105,6 +108,45 @@ def test_data_without_tokens_is_refused(demo: saedsl.InterpretableModel, texts: 
     with pytest.raises(TrainingError) as e:
         harvest(demo, texts, [SITE])
     assert str(e.value) == message
+
+
+ONE_TEXT = "a data set is a list of texts, this is one text"
+NO_ROOM = "context is {}; a row of at least 2 tokens is needed, BOS included"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"texts": TEXTS[0]}, ONE_TEXT),
+        ({"context": 1}, NO_ROOM.format(1)),
+        ({"context": -3}, NO_ROOM.format(-3)),
+        ({"max_tokens": 0}, "max_tokens is 0; at least 1 is needed, or None for all"),
+        ({"max_tokens": -5}, "max_tokens is -5; at least 1 is needed, or None for all"),
+    ],
+)
+def test_settings_that_give_no_tokens_are_refused(
+    demo: saedsl.InterpretableModel, change: dict[str, Any], message: str
+) -> None:
+    given: dict[str, Any] = {"texts": TEXTS, "context": 128, "max_tokens": None, **change}
+    with pytest.raises(TrainingError) as e:
+        harvest(demo, given.pop("texts"), [SITE], **given)
+    assert str(e.value) == message
+    with pytest.raises(TrainingError) as e:
+        demo.train_sae(1, "mlp", change.get("texts", TEXTS), **given, progress=False)
+    assert str(e.value) == message
+
+
+def test_a_context_has_room_behind_every_bos(demo: saedsl.InterpretableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = demo.encoder.encode
+
+    def doubled(text: str) -> Tokens:
+        t = encode(text)
+        return replace(t, ids=(*t.ids[:1], *t.ids), pieces=("", *t.pieces), offsets=((0, 0), *t.offsets))
+
+    monkeypatch.setattr(demo, "encoder", replace(demo.encoder, encode=doubled))
+    with pytest.raises(TrainingError, match=r"^context is 2; a row of at least 3 tokens is needed"):
+        batches(demo, TEXTS, context=2)
+    assert {len(b.tokens[0]) for b in batches(demo, TEXTS, context=3)} == {3}
 
 
 def test_train_sae_of_the_model_saves_what_it_trained(demo: saedsl.InterpretableModel, tmp_path: Path) -> None:

@@ -48,6 +48,13 @@ def test_the_directions_that_made_the_data_are_found(sae_type: Any) -> None:
     assert np.median(best) > 0.95
 
 
+def test_the_threshold_of_a_short_run_keeps_k_features_on_unseen_data() -> None:
+    config = replace(CONFIG, sae_type="batchtopk", num_tokens=200 * 256)
+    trained = train(X[:4800], config, progress=False)
+    assert trained.report.steps == 200
+    assert evaluate(trained.sae, X[4800:]).l0 == pytest.approx(config.k, rel=0.15)
+
+
 def test_a_transcoder_learns_a_map_from_one_tensor_to_another() -> None:
     rng = np.random.default_rng(5)
     y = np.maximum(X @ rng.standard_normal((16, 12)).astype(np.float32), 0) / 10

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from saedsl.errors import SAEError
 from saedsl.sae.config import Activation, DictionaryConfig, Normalization, freeze_metadata, thaw_metadata
+from saedsl.sae.formats.saelens_types import EITHER, OURS, TOP, check_types
 from saedsl.sae.header import SAEInfo
 from saedsl.sae.hooknames import hook_of_site, site_of_hook
 from saedsl.sae.replace import write_folder
-from saedsl.sae.tensorfile import Stamp, TensorInfo, parse_header, read_header
+from saedsl.sae.tensorfile import AGAIN, Stamp, TensorInfo, parse_header, read_header
 from saedsl.sites import Site
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ _USED: Final = frozenset({
     "model_name", "hook_name", "hook_name_out", "context_size", "saedsl",
 })  # fmt: skip
 """Keys that a field of the config, or the weights, stand for; all others are kept as metadata."""
+_AVERAGE: Final = (True, "expected_average_only_in")
+"""`normalize_activations` by one number for all tokens, as it is written before and since 6.0."""
+MAX_SCALE: Final = 1e30
+"""Of that number: beyond it float32 weights overflow."""
 _HARMLESS: Final = frozenset({"device", "dtype", "torch_dtype", "n_devices", "trust_remote_code", "revision"})
 """Options of the model's loading that leave the activations what they are."""
 
@@ -104,9 +109,13 @@ def read_weights(info: SAEInfo) -> dict[str, mx.array]:
     if Stamp.of(info.weights.path) != info.weights:
         raise SAEError(f"{info.weights.path}: changed while it was read; load the dictionary again")
     raw = _renamed(_read_json(info.path / CONFIG))
-    # a .safetensors suffix is what mx.load goes by
-    loaded = cast("dict[str, mx.array]", mx.load(str(info.weights.path)))
+    try:  # a .safetensors suffix is what mx.load goes by
+        loaded = cast("dict[str, mx.array]", mx.load(str(info.weights.path)))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise SAEError(f"{info.weights.path}: MLX cannot read it ({error}); download or copy it again") from None
     stored = {name: value.astype(mx.float32) for name, value in loaded.items()}
+    # log 0 is a threshold like any other
+    _check_finite({name: value for name, value in stored.items() if name != "log_threshold"}, info.weights.path)
     weights = {name: stored[name] for name in info.config.weight_shapes if name in stored}
     if "log_threshold" in stored:
         weights["threshold"] = mx.exp(stored["log_threshold"])
@@ -123,16 +132,12 @@ def read_weights(info: SAEInfo) -> dict[str, mx.array]:
         weights["W_enc"] = weights["W_enc"] * norms
         weights["b_enc"] = weights["b_enc"] * norms
         weights["W_dec"] = weights["W_dec"] / norms[:, None]
-    if raw.get("normalize_activations") == "expected_average_only_in":
+    if raw.get("normalize_activations") in _AVERAGE:
         scale = float(raw["norm_scaling_factor"])
         weights["W_enc"] = weights["W_enc"] * scale
         weights["W_dec"] = weights["W_dec"] / scale
         weights["b_dec"] = weights["b_dec"] / scale
-    finite = {name: mx.all(mx.isfinite(value)) for name, value in weights.items()}
-    mx.eval(weights, finite)
-    for name, good in finite.items():
-        if not good.item():
-            raise SAEError(f"{info.weights.path}: {name} holds NaN or infinity; the file is damaged")
+    _check_finite(weights, info.weights.path)
     return weights
 
 
@@ -214,7 +219,9 @@ def config_of(raw: Mapping[str, Any]) -> DictionaryConfig:
     """
     raw = _renamed(raw)
     flat = {**{key: value for key, value in raw.items() if key != "metadata"}, **raw.get("metadata", {})}
-    architecture = str(raw.get("architecture", "standard"))
+    check_types(raw, TOP, "")
+    check_types(flat, EITHER, "")
+    architecture = raw.get("architecture", "standard")
     k = raw.get("k")
     if architecture == "standard" and raw.get("activation_fn") == "topk":
         architecture, k = "topk", (raw.get("activation_fn_kwargs") or {}).get("k", k)
@@ -266,7 +273,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise SAEError(f"{path.parent}: {CONFIG} is missing beside {WEIGHTS}; download or copy it too") from None
     except OSError as error:
         raise SAEError(f"{path}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
         raise SAEError(f"{path}: not JSON{where}; download or copy it again") from None
     if not isinstance(raw, dict):
@@ -285,10 +292,13 @@ def _ours(entry: object) -> dict[str, Any]:
     """`metadata.saedsl`, or nothing for a file that SAELens wrote."""
     if entry is None:
         return {}
-    if not isinstance(entry, dict) or not isinstance(entry.get("format"), int):
+    if not isinstance(entry, dict) or type(entry.get("format")) is not int:
         raise SAEError(f"{CONFIG} has a metadata.saedsl that is not ours; delete that entry")
     if entry["format"] > VERSION:
         raise SAEError(f"written by a newer saedsl (format {entry['format']}, this one reads {VERSION}); update it")
+    check_types(entry, OURS, "metadata.saedsl.")
+    if not all(isinstance(key, str) for key in entry.get("added", [])):
+        raise SAEError(f"{CONFIG} has a metadata.saedsl.added that does not list names")
     return entry
 
 
@@ -308,14 +318,28 @@ def _hook(site: Site | None) -> str | None:
 
 def _normalization(raw: Mapping[str, Any]) -> Normalization:
     value = raw.get("normalize_activations") or "none"
-    if value in (True, "expected_average_only_in"):
-        if not isinstance(raw.get("norm_scaling_factor"), int | float):
+    if value in _AVERAGE:
+        scale = raw.get("norm_scaling_factor")
+        if scale is None or not 0 < scale < MAX_SCALE:
             raise SAEError(
                 f"{CONFIG} has normalize_activations 'expected_average_only_in' but not the scale; "
                 f'add "norm_scaling_factor": sqrt(d_in) / (mean norm of the training activations) to {CONFIG}'
             )
         return "none"
     return cast(Normalization, value)  # DictionaryConfig checks it
+
+
+def _check_finite(weights: Mapping[str, mx.array], path: Path) -> None:
+    import mlx.core as mx
+
+    finite = {name: mx.all(mx.isfinite(value)) for name, value in weights.items()}
+    try:
+        mx.eval(weights, finite)
+    except (RuntimeError, ValueError) as error:
+        raise SAEError(f"{path}: MLX cannot read it ({error}); {AGAIN}") from None
+    for name, good in finite.items():
+        if not good.item():
+            raise SAEError(f"{path}: {name} holds NaN or infinity; the file is damaged")
 
 
 def _check_model_options(options: object) -> None:
