@@ -148,7 +148,7 @@ def _step(plan: Plan, step: PlannedStep) -> Iterator[RenderableType]:
     extra = step.step.n - 1 if step.step.kind == "generate" else 0
     size = sum(_floats(plan, step, len(p.tokens)) for p in step.prompts) * 4 / 1e6
     yield Text(
-        f"  cost     {2 * n * (1 + extra)} forwards, baseline and edited; edits hold about {size:.1f} MB; computed in float32",
+        f"  cost     {2 * n * (1 + extra)} forwards, baseline and edited; edits hold about {size:.1f} MB, in float32",
         style="dim",
     )
 

@@ -59,7 +59,7 @@ def test_a_result_may_take_the_place_of_a_result_or_of_an_empty_folder(tmp_path:
     assert {p.name for p in tmp_path.iterdir()} == {"out"}
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"result.json", "arrays.safetensors"}
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(ResultError, match="holds notes.txt, which saving would delete"):
+    with pytest.raises(ResultError, match=r"holds notes\.txt, which saving would delete"):
         result().save(tmp_path / "out")
 
 
