@@ -36,6 +36,7 @@ def check(llama: InterpretableModel, sae_of: SAEs, tmp_path_factory: pytest.Temp
     sae_of().save(folder / "nowhere")
     sae_of(site="L0.mlp", model_name="other/model").save(folder / "foreign")
     sae_of(site="L0.mlp", read="L0.mlp.in").save(folder / "transcoder")
+    sae_of(site="L0.mlp", read="L1.mlp.in").save(folder / "backward")
     given = {"L0.mlp": sae_of(seed=1).info, "L1.mlp": sae_of(seed=2).info, "L1.attn.z": sae_of(48, seed=3).info}
 
     def run(program: str) -> tuple[Plan | None, Report]:
@@ -155,6 +156,15 @@ MODEL: list[Row] = [
             (
                 "S317", "g reads activations 16 wide, L0.mlp of this model is 32 wide", '"narrow"', "",
                 "use a dictionary that was trained on this model and site",
+            ),
+        ],
+    ),
+    (
+        'sae g = "backward"\nat g ablate f3',
+        [
+            (
+                "S318", "g reads L1.mlp.in and writes L0.mlp, which a forward reaches first", '"backward"', "",
+                "a dictionary writes where it reads, or downstream of it",
             ),
         ],
     ),
@@ -323,6 +333,13 @@ def test_a_model_that_cannot_be_read_does_not_hide_other_mistakes(tmp_path: Path
     assert plan is None
     assert [d.code for d in report.errors] == ["S301", "S204", "S201"]
     assert report.errors[0].message.startswith("this model cannot be used: nothing-here: there is no such folder")
+
+
+def test_a_dictionary_of_the_callers_for_another_model_is_warned_of(llama: InterpretableModel, sae_of: SAEs) -> None:
+    foreign = {"g": sae_of(site="L0.mlp", model_name="other/model").info}
+    _, report = analyse(Source("at g ablate f1"), Given(llama.info, llama.encoder, foreign, prompts={"p": PROMPT}))
+    message = "g was trained on the model other/model, this is tiny-llama"
+    assert [(d.code, d.severity, d.message) for d in report.diagnostics] == [("S314", "warning", message)]
 
 
 def test_names_that_name_each_other_cost_no_time(check: Analyse) -> None:

@@ -48,9 +48,9 @@ SIMPLEST: list[tuple[str, str]] = [
     ("prompt[-1] | prompt[0]", "prompt[-1] | prompt[0]"),
     ("prompt[-3] | prompt[-2..-1]", "prompt[-3..-1]"),
     ("gen[0..4] | gen[2..9] | prompt[5]", "gen[0..9] | prompt[5]"),
-    ("prompt[5..2] | prompt[3]", "prompt[3] | prompt[5..2]"),
+    ("prompt[5..-2] | prompt[3]", "prompt[3] | prompt[5..-2]"),
     ("last | (bos | last)", "bos | last"),
-    ("all except (last | bos)", "all except (bos | last)"),
+    ("all except (last | bos)", "all except bos | last"),
     ("last | last", "last"),
 ]
 

@@ -129,8 +129,9 @@ def _capitals(model: InterpretableModel) -> Iterator[RenderableType]:
     yield _table([spoken, forced])
     code = program(spoken, forced)
     yield f"\n   {code}\n"
-    yield f'   Where the prompt says " {SPOKEN}": without f{spoken.feature}, and with f{forced.feature} at {STRENGTH} times'
-    yield f'   what it is on " {FORCED}". The rest of the activation, the reconstruction error included, stays as it is.\n'
+    a, b = f"f{spoken.feature}", f"f{forced.feature}"
+    yield f'   On " {SPOKEN}": without {a}, and with {b} at {STRENGTH} times what it is on " {FORCED}".'
+    yield "   The rest of the activation, the reconstruction error included, stays as it is.\n"
     yield from show.result(model.run(code, prompts=prompt(SPOKEN)), top=3)
 
 
