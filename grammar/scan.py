@@ -307,9 +307,12 @@ class _Scanner:
     def opens_block(self, i: int) -> bool:
         """Whether the `{` opens a block of edits: not that of `L{1,5}`, nor a set after an edit word."""
         prev = self.tokens[i - 1]
-        if self.stack or not self.chunk.in_header or prev.text.lower() in {"l", "layer", "layers"}:
+        follower = self.tokens[i + 1] if i + 1 < len(self.tokens) else None
+        numbers = follower is not None and (follower.kind == "number" or follower.text == "-")
+        listed = prev.text == "L" or (numbers and prev.text.lower() in {"l", "layer", "layers"})
+        if self.stack or not self.chunk.in_header or listed:
             return False
-        return prev is not self.chunk.first or (i + 1 < len(self.tokens) and self.tokens[i + 1].text in EDIT_WORDS)
+        return prev is not self.chunk.first or (follower is not None and follower.text in EDIT_WORDS)
 
     def says_where(self, i: int) -> bool:
         """Whether `at` or `prompt` at `tokens[i]` goes on with an edit: `ablate f1 at prompt`, `@ prompt`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain, islice
 
 from saedsl.places import simplest
 from saedsl.positions import PositionSet
@@ -81,18 +83,16 @@ class _Target:
         """The edits above that `e` contradicts, each with what both change."""
         if e.dictionary is None or e.features == "all":
             name = "the whole site" if e.dictionary is None else "every feature"
-            found = [(a, name) for a in self.all.meeting(where)][:1]
-            found += [(a, f"f{a.features[0]}") for a in self.some.meeting(where)][:MOST]
+            found = [(a, name) for a in islice(self.all.meeting(where), 1)]
+            found += [(a, f"f{a.features[0]}") for a in islice(self.some.meeting(where), MOST)]
             self.all.add(e, where)
             yield from found
             return
         seen: list[Intervention] = []
         previous = None
         for f in e.features:
-            earlier = [*self.all.meeting(where), *self.features.get(f, _Edits()).meeting(where)][:1]
-            if f == previous:
-                earlier = [e]
-            for a in earlier:
+            mine = self.features[int(f)].meeting(where) if f in self.features else iter(())
+            for a in [e] if f == previous else islice(chain(self.all.meeting(where), mine), 1):
                 if not any(a is b for b in seen):
                     seen.append(a)
                     yield a, f"f{f}"
@@ -102,12 +102,14 @@ class _Target:
         self.some.add(e, where)
 
 
+@lru_cache(maxsize=256)
 def _meet(a: Touched, b: Touched) -> bool:
     if isinstance(a, PositionSet):
         return isinstance(b, PositionSet) and bool(a & b)
     return not isinstance(b, PositionSet) and bool(a & b)
 
 
+@lru_cache(maxsize=256)
 def _union(a: Touched, b: Touched) -> Touched:
     if isinstance(a, PositionSet):
         return a | b if isinstance(b, PositionSet) else a

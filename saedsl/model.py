@@ -141,7 +141,7 @@ class InterpretableModel:
         runner = Runner(self.model, self.info, self.encoder.piece, self.decode, self.stop_tokens, top)
         results = runner.run(planned, weights, progress)
         ids = {d.name: d.info.fingerprint for d in planned.program.used}
-        plan_id = planned.plan_id({"model": self.sha256, "tokenizer": self.tokenizer_sha256, **ids})
+        plan_id = planned.plan_id({"the model": self.sha256, "the tokenizer": self.tokenizer_sha256, **ids})
         warnings = [*(d.render() for d in report.warnings), *silent_edits(results)]
         return Result(planned.program_id, plan_id, self.info.name, tuple(results), tuple(warnings))
 

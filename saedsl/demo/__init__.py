@@ -23,7 +23,7 @@ class Demo:
 
 
 def load_demo() -> Demo:
-    """Load everything that is bundled, about 10 MB, from the package itself; no network."""
+    """Load everything that is bundled, about 8 MB, from the package itself; no network."""
     from saedsl.locate import bundled
     from saedsl.model import InterpretableModel
     from saedsl.sae.dictionary import SAE

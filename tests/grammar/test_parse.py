@@ -330,6 +330,13 @@ def test_a_text_of_another_kind_is_not_answered_line_by_line() -> None:
     assert codes[-1] == "S109"
 
 
+@pytest.mark.parametrize("name", ["l", "layer", "layers", "h"])
+def test_a_dictionary_can_have_a_name_that_is_nearly_a_layer(name: str) -> None:
+    parsed = parse(f"at {name} {{ ablate all }}")
+    assert not parsed.diagnostics
+    assert len(parsed.script.statements) == 1
+
+
 # The grammar -----------------------------------------------------------------------------------------------
 
 

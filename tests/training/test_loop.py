@@ -49,7 +49,7 @@ def test_the_directions_that_made_the_data_are_found(sae_type: Any) -> None:
 
 
 def test_the_threshold_of_a_short_run_keeps_k_features_on_unseen_data() -> None:
-    config = replace(CONFIG, sae_type="batchtopk", num_tokens=200 * 256)
+    config = replace(CONFIG, sae_type="batchtopk", d_sae=128, k=4, num_tokens=200 * 256)
     trained = train(X[:4800], config, progress=False)
     assert trained.report.steps == 200
     assert evaluate(trained.sae, X[4800:]).l0 == pytest.approx(config.k, rel=0.15)
