@@ -305,8 +305,12 @@ def generate(
     def forward(tokens: mx.array, cache: Any = None) -> mx.array:
         logits, frame = hooks(tokens, cache)
         frames.append(frame)
-        if frame.arrays:
-            mx.async_eval(*frame.arrays)  # type: ignore[no-untyped-call]
+        recorded = [
+            *frame.captured.values(),
+            *frame.kept.values(),
+        ]  # what was edited is small, or is in the logits' graph
+        if recorded:
+            mx.async_eval(*recorded)  # type: ignore[no-untyped-call]
         return logits
 
     steps = generate_step(

@@ -374,3 +374,18 @@ def test_the_package_exports_its_names_lazily() -> None:
     assert set(dir(package)) == set(package.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = package.nothing
+
+
+def test_only_a_strict_build_compares_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where interegular is installed, Lark would spend most of a `saedsl check` on it."""
+
+    def compared(*arguments: object) -> None:
+        raise AssertionError("terminals were compared")
+
+    monkeypatch.setattr("lark.lexer.BasicLexer._check_regex_collisions", compared, raising=False)
+    monkeypatch.setattr("lark.lexer._check_regex_collisions", compared, raising=False)
+    text = files("saedsl.grammar").joinpath("saedsl.lark").read_text(encoding="utf-8")
+    build_grammar(text)
+    if find_spec("interegular"):
+        with pytest.raises(AssertionError, match="terminals were compared"):
+            build_grammar(text, strict=True)
