@@ -161,9 +161,8 @@ def run(a: Arguments, out: Path | None, top: int) -> None:
             refuse_other_content(out)  # now, not when the run is over
         except ResultError as e:
             _fail("usage", str(e), USAGE, a.as_json)
-    status = Console(stderr=True)
     name, base = plan.program.model.name, Path() if given.model else given.base
-    with status.status(f"loading {name}") if sys.stderr.isatty() else _Quiet() as line:
+    with Console(stderr=True).status(f"loading {name}") as line:  # shown on terminals only
         lm = InterpretableModel.load(name, base)
         result = lm.run_source(source, given, top=max(top, 10), progress=lambda text: line.update(f"running {text}"))
     if out is not None:
@@ -396,19 +395,6 @@ def _print_diagnostics(diagnostics: tuple[Any, ...], as_json: bool) -> None:
         console = Console(stderr=True, soft_wrap=True)
         for d in diagnostics:
             console.print(show.diagnostic(d), "", sep="\n", highlight=False)
-
-
-class _Quiet:
-    """Stands in for a progress line where nobody watches."""
-
-    def __enter__(self) -> _Quiet:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def update(self, text: str) -> None:
-        """Nothing."""
 
 
 def main() -> None:
