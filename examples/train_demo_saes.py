@@ -2,9 +2,10 @@
 
     python examples/train_demo_saes.py            # writes saedsl/demo/data/saes and saedsl/demo/data/transcoders
     python examples/train_demo_saes.py --quick --out /tmp/saes     # a smoke run
+    python examples/train_demo_saes.py --statistics                # only count the features of what is there again
 
 Prints explained variance, CE recovered, L0 and dead features on held-out text, and exits with 1 if one of them misses
-its target. Nothing is written before everything is trained.
+its target. Nothing is written before everything is trained; the features' statistics are counted last.
 """
 
 from __future__ import annotations
@@ -42,12 +43,16 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=15, help="features per token")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="only sites that contain this text; then nothing is written")
+    parser.add_argument("--statistics", action="store_true", help="train nothing, count the features again")
     parser.add_argument("--quick", action="store_true", help="a small smoke run, without targets")
     args = parser.parse_args()
     if args.quick:
         args.tokens, args.train_tokens = 4_000, 8_000
     started = time.perf_counter()
     model = saedsl.InterpretableModel.load("demo")
+    if args.statistics:
+        write_statistics(model, args.out, args.tokens, args.seed)
+        return
     layers = range(model.info.n_layers)
     jobs = [(Site(i, c), Site(i, c)) for i in layers for c in ("mlp", "resid_post")]
     jobs += [(Site(i, "mlp.in"), Site(i, "mlp")) for i in layers]
@@ -92,6 +97,7 @@ def main() -> None:
         sys.exit("\n".join(bad))
     if not args.only:
         write_all(trained, args.out)
+        write_statistics(model, args.out, args.tokens, args.seed)
 
 
 def sorted_by_use(sae: saedsl.SAE, x: np.ndarray) -> saedsl.SAE:
@@ -162,6 +168,20 @@ def write_all(trained: dict[tuple[str, str], saedsl.SAE], out: Path) -> None:
             (Path(scratch) / kind).rename(out / kind)
     size = sum(f.stat().st_size for kind in ("saes", "transcoders") for f in (out / kind).rglob("*") if f.is_file())
     print(f"written to {out}: {np.round(size / 1e6, 2)} MB")
+
+
+def write_statistics(model: saedsl.InterpretableModel, out: Path, n: int, seed: int) -> None:
+    """Count the features of every dictionary in `out` on `n` tokens of its training text, and keep it beside them."""
+    texts, tokens = [], 0
+    for text in documents(n, seed + 1):
+        texts.append(text)
+        tokens += len(model.encoder.encode(text))
+        if tokens >= n:
+            break
+    for folder in sorted(out.glob("saes/*")) + sorted(out.glob("transcoders/*")):
+        found = model.feature_statistics(folder, texts, context=CONTEXT)
+        found.save(folder)
+        print(f"{folder.parent.name} {folder.name}: {found.tokens} tokens, {(found.max == 0).sum()} features silent")
 
 
 if __name__ == "__main__":

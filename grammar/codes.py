@@ -1,10 +1,14 @@
-"""The codes of syntax mistakes. A code keeps its meaning for ever; a new mistake gets a new code."""
+"""The codes of mistakes. A code keeps its meaning for ever; a new mistake gets a new code.
+
+docs/diagnostics.md explains each of them. S113, of versions that knew of later ones, is not used again.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 CODES: Final[dict[str, str]] = {
+    # How a program is written
     "S100": "the program is too large",
     "S101": "this is not text",
     "S102": "the string is not closed",
@@ -18,7 +22,6 @@ CODES: Final[dict[str, str]] = {
     "S110": "a line starts with no statement",
     "S111": "unknown edit",
     "S112": "words of the language are lower-case",
-    "S113": "not part of this version of the language",
     "S114": "this is Python",
     "S115": "an edit without a site",
     "S116": "`at` without edits",
@@ -35,5 +38,87 @@ CODES: Final[dict[str, str]] = {
     "S128": "not a number",
     "S129": "the range runs backwards",
     "S130": "not a range",
+    "S131": "`then` joins edits",
+    "S132": "not a condition",
+    "S133": "not a replacement",
+    "S134": "not a function of metrics",
+    "S135": "not the values of a sweep",
+    "S136": "not an option",
+    # Names
+    "S201": "nothing is called so",
+    "S202": "said twice",
+    "S203": "the name of something else",
+    "S204": "`$name` has no value, or not a number",
+    "S205": "declared further down",
+    "S206": "a dictionary of the caller's has a name that cannot be written",
+    "S207": "a value is given that the program does not use",
+    "S208": "rows have no such field",
+    # The model, dictionaries and files
+    "S301": "the model cannot be used",
+    "S303": "not a site of this model",
+    "S304": "a layer does not exist",
+    "S306": "one whole site is needed",
+    "S307": "the dictionary cannot be used",
+    "S308": "the dictionary does not say its site",
+    "S309": "no dictionary is bound to the site",
+    "S310": "several dictionaries are bound to the site",
+    "S311": "a feature does not exist",
+    "S312": "a target belongs to another site",
+    "S313": "one number, several dictionaries",
+    "S314": "trained on another model",
+    "S315": "the program names another model",
+    "S316": "trained on another site",
+    "S317": "the dictionary has another width than the site",
+    "S318": "a transcoder writes before it reads",
+    "S319": "a transcoder's sites are not these",
+    "S320": "a unit without statistics",
+    "S321": "no such edit is registered",
+    "S322": "a direction of another width",
+    "S323": "no chat template",
+    "S324": "a head does not exist",
+    "S325": "a coordinate does not exist",
+    "S326": "a file cannot be included",
+    "S327": "a data file cannot be used",
+    "S328": "a direction cannot be read",
+    "S329": "positions are not checked",
+    # Positions, tokens, patches
+    "S401": "the prompt does not spell it",
+    "S402": "the prompt spells it several times",
+    "S403": "an index outside",
+    "S404": "no position matches",
+    "S405": "there is no BOS token",
+    "S406": "BOS twice",
+    "S407": "generated tokens never come",
+    "S408": "a patch between prompts of different length",
+    "S409": "patch positions do not pair",
+    "S410": "a patch at generated tokens",
+    "S411": "the texts of a reference do not fit",
+    "S412": "a row has no such position",
+    "S413": "not one token",
+    "S414": "longer than the model was made for",
+    "S415": "a field, and a prompt that is no row",
+    # What edits, conditions, sweeps and metrics mean
+    "S501": "edited twice",
+    "S502": "an empty range of values",
+    "S503": "not a finite number",
+    "S504": "`add` without something to add",
+    "S505": "an empty or too wide range of features",
+    "S506": "the edit does not apply to this",
+    "S507": "the unit does not apply",
+    "S508": "the mode holds what the edit changes",
+    "S509": "a condition on what comes later",
+    "S510": "`then` through a transcoder",
+    "S511": "the values of a sweep",
+    "S512": "a metric of nothing",
+    # Runs
+    "S601": "nothing to run on",
+    "S602": "a statement without effect",
+    "S603": "how many tokens to generate",
+    "S604": "a prompt without tokens",
+    "S605": "no such option",
+    "S606": "not a value of the option",
+    "S607": "a sweep that nothing uses",
+    "S608": "a program whose text is not known",
+    "S610": "an edit that did nothing",
 }
 """Code -> what it means, in one line."""

@@ -59,8 +59,20 @@ class Failure:
         return self.tok.span if self.tok else Span(self.tokens[-1].end, self.tokens[-1].end)
 
     @property
+    def clause(self) -> str:
+        """What opened the clause that the grammar stopped in: `@`, `when`, `from`, `at` after `from`, `with`, or ""."""
+        opened = ""
+        for j in range(1, self.i):
+            word = self.word(j)
+            if self.word(j - 1) == ".":
+                continue
+            if word in {"@", "when", "from", "with"} or (word == "at" and opened == "from"):
+                opened = word
+        return opened
+
+    @property
     def in_positions(self) -> bool:
-        return any(t.text == "@" for t in self.tokens[: self.i])
+        return self.clause in {"@", "at"}
 
     def between(self, i: int, j: int) -> str:
         """The text of tokens i, ..., j-1, on one line."""
@@ -83,12 +95,6 @@ SHORT: Final = 60
 def write(text: str, otherwise: str = "") -> tuple[str, ...]:
     """A hint that says what to write."""
     return (f"write {text}",) if len(text) <= SHORT else (f"write {otherwise}",) if otherwise else ()
-
-
-def not_yet(what: str, span: Span) -> Finding:
-    """`what` is of a later version of the language."""
-    verb = "are" if what.endswith("s") else "is"
-    return Finding("S113", f"{what} {verb} not part of this version of the language yet", span)
 
 
 def one_of(words: Iterable[str]) -> str:

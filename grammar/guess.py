@@ -6,17 +6,30 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from saedsl.grammar.words import POSITIONS
+
 EDIT_SYNONYMS: Final[dict[str, str]] = {
     **dict.fromkeys(("zero", "remove", "kill", "delete", "disable", "knockout", "suppress", "mute", "off"), "ablate"),
     **dict.fromkeys(("scale", "multiply", "boost", "mul", "increase", "dampen", "reduce"), "amplify"),
     **dict.fromkeys(("fix", "pin", "force", "replace", "assign"), "set"),
     **dict.fromkeys(("clip", "bound", "limit", "cap", "restrict"), "clamp"),
     **dict.fromkeys(("steer", "inject", "plus", "activate"), "add"),
+    **dict.fromkeys(("hold", "lock", "pause"), "freeze"),
+    **dict.fromkeys(("restore", "interchange", "swap", "copy"), "patch"),
+    **dict.fromkeys(("isolate", "only", "retain"), "keep"),
+    **dict.fromkeys(("orthogonalise", "orthogonalize", "project_out"), "project"),
+    **dict.fromkeys(("custom", "call"), "apply"),
 }
 STATEMENT_SYNONYMS: Final[dict[str, str]] = {
     **dict.fromkeys(("load", "llm"), "model"),
     **dict.fromkeys(("dictionary", "dict", "transcoder", "autoencoder"), "sae"),
     **dict.fromkeys(("text", "input"), "prompt"),
+    **dict.fromkeys(("dataset", "data", "rows"), "prompts"),
+    **dict.fromkeys(("direction", "vector"), "dir"),
+    **dict.fromkeys(("measure", "compute", "score"), "metric"),
+    **dict.fromkeys(("vary", "scan", "grid", "loop"), "sweep"),
+    **dict.fromkeys(("source", "require", "use"), "include"),
+    **dict.fromkeys(("clear", "restart"), "reset"),
     **dict.fromkeys(("var", "const", "define", "def", "alias"), "let"),
     **dict.fromkeys(("on", "in", "hook", "layer", "layers", "site", "intervene", "edit"), "at"),
     **dict.fromkeys(("save", "log", "show", "print", "cache", "read", "capture", "watch"), "record"),
@@ -43,7 +56,11 @@ HOOKS: Final[dict[str, str]] = {
     "hook_attn_out": "attn",
     "hook_mlp_in": "mlp.in",
     "hook_mlp_out": "mlp",
+    "attn.hook_q": "attn.q",
+    "attn.hook_k": "attn.k",
+    "attn.hook_v": "attn.v",
     "attn.hook_z": "attn.z",
+    "attn.hook_pattern": "attn.pattern",
     "attn.hook_result": "attn.z",
     "ln1.hook_normalized": "attn.in",
     "ln2.hook_normalized": "mlp.in",
@@ -63,7 +80,18 @@ SITES: Final[tuple[re.Pattern[str], ...]] = tuple(
         r"(?P<first>\d+)(?:\s*(?:-|\.\.)\s*(?P<last>\d+))?(?P<part>)",
     )
 )
+DEEPER: Final = re.compile(r"\.\d+\.(?:self_attn|attention|attn|mlp)\.\w")
+"""A module inside a block's attention or MLP, by its path in the model."""
 HOOK: Final = re.compile(r"blocks\.(\d+)\.([\w.]+)|hook_embed\b")
+
+
+def position_hints(word: str) -> tuple[str, ...]:
+    """What somebody may have meant by `word` as a position, when no sweep has this name."""
+    if word.lower() in POSITION_SYNONYMS:
+        return tuple(f"write @ {p}" for p in POSITION_SYNONYMS[word.lower()])
+    if (close := nearest(word, POSITIONS)) is not None:
+        return (f"did you mean {close}?",)
+    return (f'for the token {word} write @ " {word}"',)
 
 
 class SiteGuess(NamedTuple):
@@ -84,12 +112,15 @@ def site(text: str) -> SiteGuess | None:
         if m := pattern.match(text):
             layers = m["first"] + (f"..{m['last']}" if m["last"] else "")
             part = (m["part"] or "").lower()
+            whole = re.sub(r"\[(\d+)\]", r".\1", m[0])
+            module = f'module "{whole}" out' if DEEPER.search(whole) else None
             parts: tuple[str, ...]
             if part:
                 parts = ("attn",) if part in {"self_attn", "attention"} else (part,)
             else:
                 parts = ("mlp", "resid")
-            return SiteGuess(tuple(f"L{layers}.{p}" for p in parts), m.end())
+            sites = tuple(f"L{layers}.{p}" for p in parts)
+            return SiteGuess((*sites, module) if module else sites, m.end())
     return None
 
 

@@ -15,21 +15,35 @@ from saedsl.grammar.words import (
 
 
 def position(f: Failure) -> Finding | None:
-    if f.here == "at" and f.kind in {*EDITS, "record"} and f.word(f.i + 1) in POSITIONS:
+    if f.here == "at" and f.kind in {*EDITS, "record", "metric"} and f.word(f.i + 1) in POSITIONS:
         hints = write(f"@ {f.rest(f.i + 1)}", "@ instead of at")
         return Finding("S125", "positions follow @, not `at`", f.span, "", hints)
     if f.here in POSITIONS and not f.in_positions and "WHERE" in f.accepts:
         return Finding("S125", "positions follow @", f.span, "", write(f"@ {f.rest(f.i)}", f"@ {f.here}"))
+    if f.here == "@" and not f.in_positions and f.kind in {*EDITS, "at"}:
+        return second_place(f)
     if not f.in_positions:
         return None
-    start = f.i if f.prev in {"@", "|", "except", "("} else -1
+    if f.here == "@":
+        return second_place(f)
+    start = f.i if f.prev in {"@", "|", "except", "(", "at"} else -1
     if start >= 0:
         return no_position(f)
     return in_brackets(f) or after_position(f)
 
 
+def second_place(f: Failure) -> Finding | None:
+    if "@" in [f.word(j) for j in range(f.i)] and f.kind != "patch":
+        return Finding("S125", "a second @", f.span, "", ("join positions with |, take away with except",))
+    return None
+
+
 def no_position(f: Failure) -> Finding | None:
     """At a place where a position should begin."""
+    sign = "at" if f.clause == "at" else "@"
+    examples = f"write {sign} prompt[-1], {sign} gen, {sign} last or {sign} all"
+    if sign == "at":
+        examples = 'write at prompt[-1], at prompt[2..5] or at " Paris"'
     m = re.match(r"\[?\s*(-?\s*\d+)(?!\d)\s*\]?", f.text[f.span.start :]) if f.tok else None
     hints: tuple[str, ...]
     if m:
@@ -39,15 +53,16 @@ def no_position(f: Failure) -> Finding | None:
             j += 1
         if number.startswith("-"):
             hints = (
-                f"for the prompt's token write @ prompt[{number}]",
-                "for the newest token at every step write @ last",
+                f"for the prompt's token write {sign} prompt[{number}]",
+                f"for the newest token at every step write {sign} last",
             )
-            hints = hints if number == "-1" else hints[:1]
+            hints = hints if number == "-1" and sign == "@" else hints[:1]
         else:
             hints = (
-                f"for the prompt's token write @ prompt[{number}]",
-                f"for a generated token write @ gen[{number}]",
+                f"for the prompt's token write {sign} prompt[{number}]",
+                f"for a generated token write {sign} gen[{number}]",
             )
+        hints = hints[:1] if sign == "at" else hints
         span = f.span_of(f.i, max(j, f.i + 1))
         return Finding(
             "S125",
@@ -57,16 +72,16 @@ def no_position(f: Failure) -> Finding | None:
             hints,
         )
     if f.tok is None:
-        return Finding("S125", "a position is missing", f.span, "", ("write @ prompt[-1], @ gen, @ last or @ all",))
+        return Finding("S125", "a position is missing", f.span, "", (examples,))
     if f.tok.kind == "word":
         if f.here.lower() in guess.POSITION_SYNONYMS:
-            hints = tuple(f"write @ {p}" for p in guess.POSITION_SYNONYMS[f.here.lower()])
+            hints = tuple(f"write {sign} {p}" for p in guess.POSITION_SYNONYMS[f.here.lower()])
         elif close := guess.nearest(f.here, POSITIONS):
             hints = (f"did you mean {close}?",)
         else:
-            hints = (f'for the token {f.here} write @ " {f.here}"',)
+            hints = (f'for the token {f.here} write {sign} " {f.here}"',)
         return Finding("S125", f"{f.here} is not a position", f.span, "", hints)
-    return Finding("S125", f"{f.here} is not a position", f.span, "", ("write @ prompt[-1], @ gen, @ last or @ all",))
+    return Finding("S125", f"{f.here} is not a position", f.span, "", (examples,))
 
 
 def in_brackets(f: Failure) -> Finding | None:
@@ -88,7 +103,7 @@ def in_brackets(f: Failure) -> Finding | None:
         last = str(int(m[2]) - 1) if m[2] and m[2] != "-" else "-1"
         hints = (f"write {what}[{m[1] or 0}..{last}]: both ends are included",)
     elif m := re.fullmatch(r"(-?\d*)\s*\.\.\s*(-?\d*)", inside):
-        hints = write(f"{what}[{m[1] or 0}..{m[2] or -1}]")
+        hints = write(f"{what}[{m[1] or 0}]" if m[1] == "-1" else f"{what}[{m[1] or 0}..{m[2] or -1}]")
     elif re.fullmatch(r"-?\d+(\s*,\s*-?\d+)+", inside):
         hints = write(" | ".join(f"{what}[{n.strip()}]" for n in inside.split(",")))
     else:
@@ -116,6 +131,22 @@ def index_missing(f: Failure, number: str, end: int) -> Finding:
 
 
 # Sites ------------------------------------------------------------------------------------------------------
+
+
+def module(f: Failure) -> Finding | None:
+    """`module model.norm in`, `module "model.norm"`."""
+    start = next((j for j in range(f.i) if f.word(j) == "module"), None)
+    if start is None or f.kind not in {"at", "record", "metric"} or f.i > start + 2:
+        return None
+    name = f.tokens[start + 1] if start + 1 < len(f.tokens) else None
+    if name is None or name.kind in {"string", "quoted"}:
+        path = name.text if name else '"model.norm"'
+        side = {"input": "in", "inputs": "in", "output": "out", "outputs": "out"}.get(f.here)
+        hints = write(f"module {path} {side}") if side else write(f"module {path} in, or module {path} out")
+        return Finding("S123", "which side of the module?", f.span, "its input or its output", hints)
+    path = f.text[name.start :].split()[0].rstrip(",")
+    span = Span(name.start, name.start + len(path))
+    return Finding("S126", "a string needs quotes", span, "", write(f'module "{path}" out')) if "." in path else None
 
 
 def site(f: Failure) -> Finding | None:
@@ -153,9 +184,12 @@ def site(f: Failure) -> Finding | None:
         end = min(begin + found.length, f.tokens[-1].end)
         wrong = " ".join(f.text[begin:end].split())
         label, message = "", f"{wrong} is not a site"
+        sites = found.sites
         if re.fullmatch(r"L[\d.]+", wrong):
             label = "which part of the layer?"
-        return Finding("S123", message, Span(begin, end), label, tuple(f"write {s}" for s in found.sites))
+            if m := re.match(r"\.h\d+", f.text[end : end + 8]):
+                sites = (f"{wrong}.attn.z{m[0]}",)
+        return Finding("S123", message, Span(begin, end), label, tuple(f"write {s}" for s in sites))
     if f.word(start) in {"{", "["} and f.i == start:
         return Finding("S123", "sites are listed without brackets", f.span, "", ("write at L1.mlp, L2.mlp",))
     return None

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Final
 
 from saedsl.grammar.failure import Failure, Finding, one_of, write
-from saedsl.grammar.later import later
-from saedsl.grammar.mistaken_edits import amount, assignment, bounds, factor, no_edit, target
+from saedsl.grammar.mistaken_clauses import before_then, condition, only_out_error, replacement, source, unit
+from saedsl.grammar.mistaken_edits import amount, assignment, bounds, factor, no_edit, part_of_site, target
 from saedsl.grammar.mistaken_lines import PYTHON_HINT
-from saedsl.grammar.mistaken_places import position, site
+from saedsl.grammar.mistaken_places import module, position, site
+from saedsl.grammar.mistaken_statements import declaration, metric, options, sweep
 from saedsl.grammar.tokens import LOOKALIKES
 from saedsl.grammar.words import EDITS, RESERVED, STATEMENTS
 
@@ -33,6 +34,8 @@ def bad_number(f: Failure) -> Finding | None:
         return None
     if f.kind == "amplify" and re.fullmatch(r"[\d.]+x", f.here):
         return factor(f)
+    if m := re.fullmatch(r"([\d.]+)(max|std|norm)", f.here):
+        return Finding("S128", f"{f.here} is not a number", f.span, "", write(f"{m[1]} {m[2]}"))
     plain = f.here.replace("_", "")
     good = plain != f.here and re.fullmatch(r"[\d.]+", plain)
     return Finding("S128", f"{f.here} is not a number", f.span, "", (f"write {plain}",) if good else ())
@@ -49,16 +52,20 @@ def capitals(f: Failure) -> Finding | None:
     if f.tok.kind != "word" or f.here == f.here.lower():
         return None
     low = f.here.lower()
-    if re.fullmatch(r"F\d+", f.here):
-        return Finding("S112", "features have a small f", f.span, "", write(low))
+    if re.fullmatch(r"[FHN]\d+", f.here):
+        what = {"f": "features", "h": "heads", "n": "coordinates"}[low[0]]
+        return Finding("S112", f"{what} have a small {low[0]}", f.span, "", write(low))
     if low in RESERVED - {"l"} or re.fullmatch(r"x\d+", low):
         return Finding("S112", f"words of the language are lower-case: {low}", f.span, "", write(low))
     return None
 
 
+NAMING: Final = frozenset(("sae", "prompt", "prompts", "let", "dir", "metric", "sweep"))
+
+
 def name_taken(f: Failure) -> Finding | None:
     """A word of the language, or what reads as a feature, in the place of a new name."""
-    if f.kind not in {"sae", "prompt", "let"} or f.i != 1:
+    if f.kind not in NAMING or f.i != 1:
         return None
     if f.tok is None or f.tok.kind not in {"word", "number"}:
         if f.kind == "prompt" and f.tok is not None and f.tok.kind in {"string", "quoted"}:
@@ -69,8 +76,8 @@ def name_taken(f: Failure) -> Finding | None:
                 "",
                 write(f"prompt p = {f.here}", 'prompt p = "..."'),
             )
-        span = f.span
-        return Finding("S127", f"`{f.kind}` needs a name", span, "", (f"write {f.kind} NAME = ...",))
+        span, sign = f.span, "in" if f.kind == "sweep" else "="
+        return Finding("S127", f"`{f.kind}` needs a name", span, "", write(f"{f.kind} NAME {sign} ..."))
     if f.here in RESERVED:
         why = "is a word of the language"
     elif m := re.match(r"([fFLhnx])\d", f.here):
@@ -79,7 +86,7 @@ def name_taken(f: Failure) -> Finding | None:
             "F": "a feature",
             "L": "a layer",
             "h": "a head",
-            "n": "a neuron",
+            "n": "a coordinate",
             "x": "a factor",
         }
         why = f"reads like {what[m[1]]}"
@@ -90,7 +97,7 @@ def name_taken(f: Failure) -> Finding | None:
 
 def second_statement(f: Failure) -> Finding | None:
     if f.here in STATEMENTS and f.kind != "at" and f.i > 1 and not f.in_positions and f.accepts & {"$END", "WHERE"}:
-        if f.here == "at" and f.kind in {*EDITS, "sae", "at", "record"}:
+        if f.here == "at" and f.kind in {*EDITS, "sae", "at", "record", "metric"}:
             return None
         if f.here == "prompt" and f.word(f.i + 1) in {"[", "|", "except", ""}:
             return None
@@ -116,7 +123,7 @@ def edit_here(f: Failure) -> Finding | None:
 
 def quotes(f: Failure) -> Finding | None:
     """`model demo`, `prompt p = The capital`."""
-    if f.in_positions or "STRING" not in f.accepts:
+    if f.clause or "STRING" not in f.accepts or f.kind in EDITS:
         return None
     head = f.between(0, f.i)
     if f.tok is None:
@@ -202,8 +209,13 @@ SYMBOLS: Final = {
     "RBRACE": "}",
     "DOTS": "..",
     "WHERE": "@",
+    "WHEN": "when",
     "TO": "to",
     "ON": "on",
+    "FROM": "from",
+    "IN": "in",
+    "OF": "of",
+    "MAX": "a unit such as max",
     "X": "a factor such as x2",
 }
 
@@ -228,6 +240,8 @@ def expected(accepts: frozenset[str]) -> list[str]:
     elif "INT" in accepts:
         out.append("a whole number")
     out += [SYMBOLS[t] for t in SYMBOLS if t in accepts]
+    if not out and "IN" in accepts:
+        out = ["in or out"]
     if not out:
         out = ["the end of the line"] if "$END" in accepts else ["something else"]
     return out
@@ -239,10 +253,21 @@ ATTEMPTS: Final[tuple[Callable[[Failure], Finding | None], ...]] = (
     bad_number,
     capitals,
     python,
-    later,
+    before_then,
+    condition,
+    replacement,
+    only_out_error,
+    source,
+    unit,
+    sweep,
+    metric,
+    options,
+    declaration,
     second_statement,
     edit_here,
     position,
+    part_of_site,
+    module,
     site,
     no_edit,
     factor,

@@ -27,7 +27,7 @@ from saedsl.grammar.guess import nearest
 from saedsl.grammar.mistaken_edits import unknown_edit
 from saedsl.grammar.mistaken_lines import judge
 from saedsl.grammar.mistakes import explain
-from saedsl.grammar.nodes import At, Edit, Node, Script, Span, Statement
+from saedsl.grammar.nodes import At, Edit, Node, Script, Span, Statement, Then
 from saedsl.grammar.scan import Chunk, Part, Scan, no_edits, scan
 from saedsl.grammar.source import Diagnostic, Source
 from saedsl.grammar.words import EDITS, STATEMENTS
@@ -183,7 +183,7 @@ class _Reader:
 
     def at(self, chunk: Chunk) -> At | None:
         head, *rest = chunk.parts
-        edits = [self.edit(p) for p in rest if p.tokens]
+        edits = self.chains([p for p in rest if p.tokens])
         header = self.header(head)
         if header is not None and not edits and not chunk.excused and head.blind == sys.maxsize:
             self.diagnostics.append(no_edits(chunk, self.source))
@@ -194,6 +194,15 @@ class _Reader:
         if header is None or not good:
             return None
         return replace(header, edits=good, block=chunk.block is not None, span=Span(chunk.first.start, chunk.end))
+
+    def chains(self, parts: list[Part]) -> list[Edit | Then | None]:
+        """The edits of an `at`, those that `then` joins in one; None for what has a mistake."""
+        chains: list[list[Edit | None]] = []
+        for part in parts:
+            if part.then is None or not chains:
+                chains.append([])
+            chains[-1].append(self.edit(part))
+        return [joined(chain) for chain in chains]
 
     def header(self, part: Part) -> At | None:
         if (word := part.tokens[0].text) == "at":
@@ -258,6 +267,14 @@ class _Reader:
         if found.span.start < part.blind:
             diagnostic = Diagnostic(found.code, found.message, found.span, self.source, found.label, found.hints)
             self.diagnostics.append(diagnostic)
+
+
+def joined(chain: list[Edit | None]) -> Edit | Then | None:
+    """One edit, or several joined by `then`; None if one of them has a mistake."""
+    edits = tuple(e for e in chain if e is not None)
+    if len(edits) < len(chain):
+        return None
+    return edits[0] if len(edits) == 1 else Then(edits, span=Span(edits[0].span.start, edits[-1].span.end))
 
 
 def depth(node: Node) -> int:

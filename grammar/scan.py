@@ -2,11 +2,12 @@
 
 The scanner knows brackets and the words that start statements and edits; what is inside a
 statement is the grammar's business. A statement is cut into parts: an `at` into its header and its edits,
-anything else is one part. Newlines are free inside brackets and after commas.
+anything else is one part. Newlines are free inside brackets, after commas and after `then`.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,13 +16,14 @@ from typing import Final
 from saedsl.grammar.nodes import Comment, Span
 from saedsl.grammar.source import Diagnostic, Source
 from saedsl.grammar.tokens import Token, is_unclosed, tokenize
-from saedsl.grammar.words import EDITS, LATER_EDITS, LATER_STATEMENTS, POSITIONS, STATEMENTS
+from saedsl.grammar.words import EDITS, GLOBAL_SITES, POSITIONS, STATEMENTS
 
 MAX_DEPTH: Final = 40
 """Brackets inside brackets."""
 
-STARTERS: Final = frozenset(STATEMENTS) | frozenset(LATER_STATEMENTS)
-EDIT_WORDS: Final = frozenset(EDITS) | frozenset(LATER_EDITS)
+SITE: Final = re.compile(r"L(\d+)?$")
+"""The first word of a site that is no name."""
+A_CHAIN: Final = "write set f5 = 4 then amplify f5 x2"
 CLOSES: Final = {")": "(", "]": "[", "}": "{"}
 OPENS: Final = {v: k for k, v in CLOSES.items()}
 
@@ -33,6 +35,8 @@ class Part:
     tokens: list[Token] = field(default_factory=list)
     blind: int = sys.maxsize
     """Mistakes from this offset on follow from one that is already reported."""
+    then: Span | None = None
+    """The `then` that joins this edit to the one before it."""
 
     @property
     def end(self) -> int:
@@ -195,7 +199,7 @@ class _Scanner:
                 self.report("S106", f"{tok.text} is not closed", tok.span, f"no {closer} for it")
             part = self.chunk.parts[-1]
             if part.tokens:
-                part.blind = min(part.blind, part.end)
+                part.blind = min(part.blind, tok.end if tok.text == "(" else part.end)
         del self.stack[depth:]
 
     # Where statements and parts end -------------------------------------------------------------------------
@@ -208,7 +212,9 @@ class _Scanner:
             self.unclosed(0)
             self.finish()
             return
-        is_edit = tok.text in EDIT_WORDS
+        is_edit = tok.text in EDITS
+        if self.dangling or (tok.text == "then" and self.in_block):
+            return
         if is_edit:
             self.unclosed(1 if self.chunk.block else 0)
         if self.stack:
@@ -228,16 +234,21 @@ class _Scanner:
     def cut(self, i: int) -> bool:
         """Start a new part or statement at a word that starts one; False when the word is just a word."""
         tok, prev, chunk = self.tokens[i], self.tokens[i - 1], self.chunk
-        if not chunk.is_at or chunk.skip or prev.text == "then":
+        if not chunk.is_at or chunk.skip or prev.text == ".":
             return False
         part = chunk.parts[-1]
+        if tok.text == "then" and not chunk.in_header:
+            self.then(tok, prev)
+            return True
+        if self.dangling:
+            return False
         if chunk.in_header:
-            odd = tok.text not in EDIT_WORDS
-            if odd and (tok.text.lower() not in EDIT_WORDS or prev.text in {"@", ","} or prev is chunk.first):
+            odd = tok.text not in EDITS
+            if odd and (tok.text.lower() not in EDITS or prev.text in {"@", ","} or prev is chunk.first):
                 return False
             self.new_part()
-        elif tok.text in EDIT_WORDS:
-            if part.tokens and part.tokens[0].text.lower() in EDIT_WORDS:
+        elif tok.text in EDITS:
+            if part.tokens and part.tokens[0].text.lower() in EDITS:
                 label = f"`;` or a new line goes before `{tok.text}`"
                 self.report("S118", "two edits without `;` between them", tok.span, label)
             self.new_part()
@@ -247,6 +258,24 @@ class _Scanner:
             return False
         self.append(tok)
         return True
+
+    def then(self, tok: Token, prev: Token) -> None:
+        """Start the next edit of a chain."""
+        if not self.chunk.parts[-1].tokens and not self.deaf:
+            message, hint = "an edit is missing before `then`", A_CHAIN
+            if prev.text == ";":
+                message, hint = "`;` and `then` are two ways to go on", "leave one of them out"
+            self.report("S131", message, tok.span, "", hint)
+        elif self.chunk.parts[-1].tokens:
+            self.new_part()
+            self.chunk.parts[-1].then = tok.span
+
+    def nothing_follows(self) -> None:
+        """Report a `then` that nothing follows."""
+        part = self.chunk.parts[-1]
+        if part.then and self.dangling:
+            self.report("S131", "an edit is missing after `then`", part.then, "", A_CHAIN)
+            part.then = None
 
     def semicolon(self, i: int) -> None:
         """`;` keeps the site of an `at` until the end of the line; elsewhere it is a mistake."""
@@ -289,16 +318,24 @@ class _Scanner:
 
     def new_part(self) -> None:
         self.deaf = False
+        self.nothing_follows()
         if len(self.chunk.parts) == 1 or self.chunk.parts[-1].tokens:
             self.chunk.parts.append(Part())
 
     def finish(self) -> None:
+        self.nothing_follows()
         if self.chunk.parts[0].tokens:
             self.out.chunks.append(self.chunk)
         self.chunk, self.stack, self.deaf = Chunk(), [], False
         self.open.clear()
 
     # Questions ----------------------------------------------------------------------------------------------
+
+    @property
+    def dangling(self) -> bool:
+        """Whether the last word was a `then`."""
+        part = self.chunk.parts[-1]
+        return part.then is not None and not part.tokens
 
     @property
     def in_block(self) -> bool:
@@ -309,10 +346,11 @@ class _Scanner:
         prev = self.tokens[i - 1]
         follower = self.tokens[i + 1] if i + 1 < len(self.tokens) else None
         numbers = follower is not None and (follower.kind == "number" or follower.text == "-")
-        listed = prev.text == "L" or (numbers and prev.text.lower() in {"l", "layer", "layers"})
+        heads = prev.text == "h" and prev.end == self.tokens[i].start and self.tokens[i - 2].text == "."
+        listed = heads or prev.text == "L" or (numbers and prev.text.lower() in {"l", "layer", "layers"})
         if self.stack or not self.chunk.in_header or listed:
             return False
-        return prev is not self.chunk.first or (follower is not None and follower.text in EDIT_WORDS)
+        return prev is not self.chunk.first or (follower is not None and follower.text in EDITS)
 
     def says_where(self, i: int) -> bool:
         """Whether `at` or `prompt` at `tokens[i]` goes on with an edit: `ablate f1 at prompt`, `@ prompt`."""
@@ -321,19 +359,21 @@ class _Scanner:
             return False
         if tok.text == "at":
             follower = self.tokens[i + 1].text if i + 1 < len(self.tokens) else ""
-            return part[0].text == "patch" or follower in POSITIONS
+            if part[0].text == "patch":
+                return not (SITE.match(follower) or follower in GLOBAL_SITES or follower == "module")
+            return follower in POSITIONS
         return tok.text == "prompt" and (i + 2 >= len(self.tokens) or self.tokens[i + 2].text != "=")
 
     def starts_statement(self, i: int) -> bool:
         """Whether a statement starts at `tokens[i]`, as two words can tell: `prompt` is also a position.
 
-        `dir`, of a later version, is also a word of targets: `add 2 dir d`.
+        `dir` is also a word of targets: `add 2 dir d`; behind a dot any word is a field: `io.prompt`.
         """
         word = self.tokens[i].text
-        if word == "dir" and not self.tokens[i].fresh:
+        if (word == "dir" and not self.tokens[i].fresh) or (i and self.tokens[i - 1].text == "."):
             return False
         if word != "prompt" or not self.stack:
-            return word in STARTERS
+            return word in STATEMENTS
         follower = self.tokens[i + 1] if i + 1 < len(self.tokens) else None
         return follower is not None and follower.kind == "word" and follower.text != "except"
 

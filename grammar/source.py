@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 from unicodedata import combining, east_asian_width
 
 from saedsl.grammar.nodes import Span
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
@@ -18,20 +19,40 @@ class Source:
     """A program's text and the name under which people know it.
 
     `first_line` and `first_column` place text that is embedded in another file (a string in a Python file):
-    the line and the column, both from 1, of the text's first character there.
+    the line and the column, both from 1, of the text's first character there. Included files stand behind the
+    program's own text, see `with_part`.
     """
 
     text: str
     name: str = "<program>"
     first_line: int = 1
     first_column: int = 1
+    parts: tuple[tuple[int, Source], ...] = ()
+    """Included files with the offsets at which their texts start, in order."""
+    outer: Callable[[Span], tuple[Source, Span]] | None = field(default=None, compare=False, repr=False)
+    """Of text that stands in another file, or was built by it: where a span is there."""
+
+    def with_part(self, part: Source) -> tuple[Source, int]:
+        """The source with the text of an included file behind it, and the offset of that text."""
+        start = len(self.text) + 1
+        return replace(self, text=f"{self.text}\n{part.text}", parts=(*self.parts, (start, part))), start
+
+    def locate(self, offset: int) -> tuple[Source, int]:
+        """The file that has the character at `offset`, and the offset there."""
+        i = bisect_right([start for start, _ in self.parts], offset) - 1
+        if i < 0:
+            return (replace(self, text=self.text[: self.parts[0][0] - 1], parts=()) if self.parts else self), offset
+        return self.parts[i][1], offset - self.parts[i][0]
 
     @cached_property
     def _starts(self) -> list[int]:
         return [0, *(i + 1 for i, c in enumerate(self.text) if c == "\n")]
 
     def place(self, offset: int) -> tuple[int, int]:
-        """Line and column, both from 1, of a character offset."""
+        """Line and column, both from 1, of a character offset; in an included file, those there."""
+        if self.parts and offset >= self.parts[0][0]:
+            part, offset = self.locate(offset)
+            return part.place(offset)
         line = bisect_right(self._starts, offset) - 1
         column = offset - self._starts[line] + 1
         return line + self.first_line, column + (self.first_column - 1 if line == 0 else 0)
@@ -85,8 +106,19 @@ class Diagnostic:
     hints: tuple[str, ...] = ()
     severity: Severity = "error"
 
+    @property
+    def outward(self) -> Diagnostic:
+        """The same mistake in the file that its program is embedded in; of an included file's, itself."""
+        outer = self.source.outer
+        if outer is None or self.source.locate(self.span.start)[1] != self.span.start:
+            return self
+        source, span = outer(self.span)
+        return replace(self, source=source, span=span)
+
     def render(self) -> str:
         """The caret form, plain text, without a final newline."""
+        if self.source.outer is not None and (there := self.outward) is not self:
+            return there.render()
         line, column = self.source.place(self.span.start)
         text = self.source.line(line)
         start = self.span.start - self.source.line_start(line)
@@ -105,6 +137,8 @@ class Diagnostic:
 
     def to_json(self) -> dict[str, Any]:
         """`{code, severity, message, span{file, line, column, end_line, end_column}, hints}`, JSON types."""
+        if self.source.outer is not None and (there := self.outward) is not self:
+            return there.to_json()
         line, column = self.source.place(self.span.start)
         end_line, end_column = self.source.place(self.span.end)
         span = {

@@ -30,6 +30,9 @@ LOOKALIKES: Final = {
 }
 """Characters that word processors and keyboards put in the place of ours."""
 
+MAX_MISTAKES: Final = 1000
+"""In strings; more are not looked for."""
+
 TOKEN: Final = re.compile(
     r"""
       (?P<newline> \r?\n | \r )
@@ -86,7 +89,7 @@ def tokenize(source: Source) -> Tokens:
             tok = Token(kind, text, m.start(), m.end(), fresh)
             fresh = False
             out.tokens.append(tok)
-            if kind in {"string", "quoted"}:
+            if kind in {"string", "quoted"} and len(out.diagnostics) < MAX_MISTAKES:
                 out.diagnostics.extend(_mistakes(tok, source))
     return out
 

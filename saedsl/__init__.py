@@ -18,6 +18,7 @@ from saedsl.blas import preload as _preload
 if TYPE_CHECKING:
     from saedsl.analyse import Given, analyse
     from saedsl.anatomy import ModelInfo
+    from saedsl.builder import mean, resample, script
     from saedsl.demo import Demo, load_demo
     from saedsl.errors import (
         ModelError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from saedsl.grammar.parse import parse
     from saedsl.grammar.source import Diagnostic, Source
     from saedsl.model import InterpretableModel
+    from saedsl.registry import edit
     from saedsl.results import Result
     from saedsl.sae.dictionary import SAE
     from saedsl.sae.header import SAEInfo
@@ -60,16 +62,21 @@ _HOMES = {
     "Source": "saedsl.grammar.source",
     "TrainingError": "saedsl.errors",
     "analyse": "saedsl.analyse",
+    "edit": "saedsl.registry",
     "format_script": "saedsl.grammar.format",
     "load_demo": "saedsl.demo",
+    "load_ipython_extension": "saedsl.magic",
+    "mean": "saedsl.builder",
     "parse": "saedsl.grammar.parse",
+    "resample": "saedsl.builder",
+    "script": "saedsl.builder",
     "train": "saedsl.training",
 }
 
 __all__ = [
     "SAE", "Demo", "Diagnostic", "Given", "InterpretableModel", "ModelError", "ModelInfo", "ProgramError", "Result",
     "ResultError", "RunError", "SAEConfig", "SAEError", "SAEInfo", "SaedslError", "Site", "Source", "TrainingError",
-    "analyse", "format_script", "load_demo", "parse", "train",
+    "analyse", "edit", "format_script", "load_demo", "mean", "parse", "resample", "script", "train",
 ]  # fmt: skip
 
 _preload()

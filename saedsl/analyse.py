@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from saedsl.anatomy import ModelInfo
 from saedsl.check import Context, check
 from saedsl.errors import ModelError
 from saedsl.grammar.parse import parse
 from saedsl.grammar.source import Source
-from saedsl.plan import Plan, plan
+from saedsl.plan import Plan
+from saedsl.planner import plan
 from saedsl.report import Report
 from saedsl.sae.header import SAEInfo
 from saedsl.tokens import Encoder, Tokens, read_encoder
@@ -27,7 +29,7 @@ class Given:
     """Its tokenizer; None reads the model folder's."""
     saes: Mapping[str, SAEInfo] = field(default_factory=dict)
     """Dictionaries by site text or by name."""
-    bind: Mapping[str, float] = field(default_factory=dict)
+    bind: Mapping[str, Any] = field(default_factory=dict)
     """Values of `$name`."""
     prompts: Mapping[str, str | Tokens] = field(default_factory=dict)
     """Texts or tokens by name, for steps that do not name their own."""
@@ -61,4 +63,8 @@ def analyse(source: Source, given: Given | None = None, *, need_prompts: bool = 
             encoder = read_encoder(program.model.path, program.model.bos_token_id)
         except ModelError as e:
             report.error("S301", f"this model cannot be used: {e}", program.model_span)
+        else:
+            if encoder is None:
+                message = f"{program.model.name} has no tokenizer.json: positions are not checked"
+                report.warning("S329", message, program.model_span)
     return plan(program, encoder, report, given.prompts, need_prompts), report

@@ -15,7 +15,8 @@ from saedsl.errors import ModelError
 from saedsl.grammar.words import COMPONENTS, GLOBAL_SITES
 from saedsl.sites import Site
 
-Side = Literal["in", "out"]
+Side = Literal["in", "out", "pattern"]
+"""Of a module's call; `pattern`: the attention weights that an attention module computes on the way."""
 
 MAX_LAYERS: Final = 10_000
 """Blocks; a config.json that says more is damaged."""
@@ -30,9 +31,12 @@ class HookPoint:
     module: str
     """Dotted path from the model, "" for the model itself."""
     side: Side
+    columns: tuple[int, int] | None = None
+    """[first, end) of the last axis, where one module computes several sites: queries, keys and values."""
 
     def __str__(self) -> str:
-        return f"{self.module or 'model'} {self.side}"
+        columns = "" if self.columns is None else f" [{self.columns[0]}:{self.columns[1]}]"
+        return f"{self.module or 'model'} {self.side}{columns}"
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,36 @@ class Family:
     """The attention sublayer."""
     mlp: str = "mlp"
     """The MLP sublayer."""
+    q: str = "self_attn.q_proj"
+    """Its output is q: before the rotation, after a norm of q, where a family has one."""
+    k: str = "self_attn.k_proj"
+    """Likewise."""
+    v: str = "self_attn.v_proj"
+    """Its output is v."""
+    qkv: str = ""
+    """In place of the three, where one projection makes queries, keys and values, side by side."""
     o_proj: str = "self_attn.o_proj"
     """Its input is z."""
     down_proj: str = "mlp.down_proj"
     """Its input is the neurons."""
     mid_norm: str = "post_attention_layernorm"
     """Its input is resid_mid."""
+    attn_norm: str = "input_layernorm"
+    """Its output is what attention reads."""
     attn_post_norm: str = ""
     """Norm applied to attention's output before it is added, if the family has one."""
     mlp_post_norm: str = ""
     """Likewise for the MLP."""
+    norm_offset: float = 0.0
+    """What the norms add to their weight."""
     blocks: str = "model.layers"
     final_norm: str = "model.norm"
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """The norms of one block that the residual stream, or what is added to it, passes through."""
+        every = (self.attn_norm, self.attn_post_norm, self.mid_norm, self.mlp_post_norm)
+        return tuple(norm for norm in every if norm)
 
 
 _LLAMA = Family()
@@ -63,19 +85,22 @@ FAMILIES: Mapping[str, Family] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
+    "qwen3": Family(q="self_attn.q_norm", k="self_attn.k_norm"),
     "smollm3": _LLAMA,
-    "phi3": _LLAMA,
+    "phi3": Family(qkv="self_attn.qkv_proj"),
     "starcoder2": Family(down_proj="mlp.c_proj"),
     "gemma2": Family(
         mid_norm="pre_feedforward_layernorm",
         attn_post_norm="post_attention_layernorm",
         mlp_post_norm="post_feedforward_layernorm",
+        norm_offset=1.0,
     ),
     "gpt2": Family(
         attn="attn",
+        qkv="attn.c_attn",
         o_proj="attn.c_proj",
         down_proj="mlp.c_proj",
+        attn_norm="ln_1",
         mid_norm="ln_2",
         blocks="model.h",
         final_norm="model.ln_f",
@@ -101,6 +126,8 @@ class ModelInfo:
     bos_token_id: int | None = None
     path: Path | None = field(default=None, compare=False)
     """The model's folder; None for a model that exists in memory only."""
+    context: int | None = None
+    """Tokens that it was made for at most; None if config.json does not say."""
 
     @property
     def family(self) -> Family:
@@ -112,21 +139,32 @@ class ModelInfo:
                 f"{self.name}: model_type {self.model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
             ) from None
 
-    def width(self, site: Site) -> int:
-        """Size of the last axis of the activation at `site`."""
-        if site.component == "attn.z":
-            return self.n_heads * self.d_head
+    def width(self, site: Site) -> int | None:
+        """Size of the last axis of the activation at `site`; None where the text or the module decides it."""
+        if site.component == "attn.pattern" or site.module is not None:
+            return None
+        heads = self.heads(site)
+        if heads is not None:
+            return heads * self.d_head
         return {"mlp.act": self.d_mlp, "logits": self.d_vocab}.get(site.component, self.d_model)
+
+    def heads(self, site: Site) -> int | None:
+        """How many heads the activation at `site` has; None where it has none."""
+        if site.component in ("attn.k", "attn.v"):
+            return self.n_kv_heads
+        return self.n_heads if site.component in ("attn.q", "attn.pattern", "attn.z") else None
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """Every site of the model, in the order of a forward."""
+        """Every named site of the model, in the order of a forward."""
         layered = (Site(layer, c) for layer in range(self.n_layers) for c in COMPONENTS)
         return tuple(sorted([*layered, *(Site(None, c) for c in GLOBAL_SITES)]))
 
     def hook_point(self, site: Site) -> HookPoint:
         """Where `site` is read, and edited too, but for `resid_mid`: its edits go into attention's contribution."""
         family = self.family
+        if site.module is not None:
+            return HookPoint(*site.module)
         if site.layer is None:
             return {
                 "embed": HookPoint(f"{family.blocks}.0", "in"),
@@ -134,7 +172,14 @@ class ModelInfo:
                 "logits": HookPoint("", "out"),
             }[site.component]
         module, side = _in_block(family)[site.component]
-        return HookPoint(f"{family.blocks}.{site.layer}{'.' if module else ''}{module}", side)
+        columns = self._columns.get(site.component) if family.qkv else None
+        return HookPoint(f"{family.blocks}.{site.layer}{'.' if module else ''}{module}", side, columns)
+
+    @property
+    def _columns(self) -> dict[str, tuple[int, int]]:
+        """Where a projection that makes queries, keys and values puts them."""
+        q, kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
+        return {"attn.q": (0, q), "attn.k": (q, q + kv), "attn.v": (q + kv, q + 2 * kv)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], name: str, path: Path | None = None) -> ModelInfo:
@@ -162,6 +207,7 @@ class ModelInfo:
         d_model = size("d_model", "hidden_size", "n_embd")
         n_heads = size("number of heads", "num_attention_heads", "n_head")
         bos = config.get("bos_token_id")
+        context = next((c for k in ("max_position_embeddings", "n_positions") if type(c := config.get(k)) is int), None)
         return cls(
             name=name,
             model_type=model_type,
@@ -174,6 +220,7 @@ class ModelInfo:
             d_vocab=size("vocabulary size", "vocab_size"),
             bos_token_id=bos if type(bos) is int and bos >= 0 else None,
             path=path,
+            context=context,
         )
 
     @classmethod
@@ -201,6 +248,10 @@ def _in_block(family: Family) -> dict[str, tuple[str, Side]]:
     return {
         "resid_pre": ("", "in"),
         "attn.in": (family.attn, "in"),
+        "attn.q": (family.qkv or family.q, "out"),
+        "attn.k": (family.qkv or family.k, "out"),
+        "attn.v": (family.qkv or family.v, "out"),
+        "attn.pattern": (family.attn, "pattern"),
         "attn.z": (family.o_proj, "in"),
         "attn.raw": (family.attn, "out"),
         "attn": (family.attn_post_norm or family.attn, "out"),

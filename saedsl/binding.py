@@ -41,8 +41,13 @@ class Bindings:
             found[d.write] = (*found.get(d.write, ()), d)
         return found
 
-    def on(self, site: Site, span: n.Span) -> Dictionary:
+    def on(self, site: Site, span: n.Span, what: str = "features") -> Dictionary:
         """The dictionary bound to `site`, which must be one.
+
+        Args:
+            site: where it writes.
+            span: of what needs it.
+            what: what of it is needed: features, or error.
 
         Raises:
             Mistake: S309 if there is none, S310 if there are several; a silent one if there may be another one.
@@ -52,23 +57,25 @@ class Bindings:
             raise Mistake.silent(span)
         if len(bound) == 1:
             return bound[0]
-        raise self._several(site, bound, span) if bound else self.none_on([site], span)
+        raise self._several(site, bound, span, what) if bound else self.none_on([site], span, what)
 
-    def none_on(self, sites: list[Site], span: n.Span) -> Mistake:
+    def none_on(self, sites: list[Site], span: n.Span, what: str = "features") -> Mistake:
         """What to say of sites without a dictionary."""
+        no = f"no {what}"
         others = sorted({str(d.write) for d in self.dictionaries.values()})
         hints = [f'bind one: sae g = "path" on {sites[0]}']
         if others:
             hints.append("dictionaries are bound to " + ", ".join(others[:8]) + (" ..." if len(others) > 8 else ""))
         if len(sites) == 1:
-            return Mistake("S309", f"no dictionary is bound to {sites[0]}, so it has no features", span, hints=hints)
+            return Mistake("S309", f"no dictionary is bound to {sites[0]}, so it has {no}", span, hints=hints)
         listed = ", ".join(map(str, sites[:8])) + (f" and {len(sites) - 8} more" if len(sites) > 8 else "")
-        return Mistake("S309", f"no dictionary is bound to {listed}, so they have no features", span, hints=hints)
+        return Mistake("S309", f"no dictionary is bound to {listed}, so they have {no}", span, hints=hints)
 
-    def _several(self, site: Site, bound: tuple[Dictionary, ...], span: n.Span) -> Mistake:
+    def _several(self, site: Site, bound: tuple[Dictionary, ...], span: n.Span, what: str) -> Mistake:
         """What to say where a feature's number alone does not say whose feature it is."""
+        example = "error" if what == "error" else "f42"
         sayable = next((d.name for d in bound if not d.at_site), None)
-        hints = [f"say which: at {site} ablate {sayable}.f42"] if sayable else []
+        hints = [f"say which: at {site} ablate {sayable}.{example}"] if sayable else []
         for d in bound:
             if d.bundled:
                 hints.append(f'to name the bundled one: sae g = "{d.path}"')
@@ -79,30 +86,32 @@ class Bindings:
 
 
 def bind_dictionaries(
-    script: n.Script,
+    statements: Iterable[n.Statement],
     model: ModelInfo,
     given: Mapping[str, SAEInfo],
     base: Path,
     report: Report,
     unread: Iterable[Unread] = (),
+    missing: bool = False,
 ) -> Bindings:
-    """Every dictionary that features of `script` may belong to.
+    """Every dictionary that features of a program may belong to.
 
-    The script's own `sae` statements come first. A dictionary of the caller's takes the place of one of the same
+    The program's own `sae` statements come first. A dictionary of the caller's takes the place of one of the same
     name. The bundled model brings its own SAEs for the sites to which no other SAE is bound.
 
     Args:
-        script: the program.
+        statements: the program.
         model: what it runs on.
         given: the caller's dictionaries, by the text of a site or by a name.
         base: the folder that relative paths start from.
         report: where mistakes go.
         unread: statements that the parser could not read.
+        missing: there may be others, in a file that could not be read.
     """
     found: dict[str, Dictionary] = {}
     broken: set[str] = set()
-    unsure: set[Site | None] = {u.site for u in unread if u.word in ("sae", "")}
-    for s in script.statements:
+    unsure: set[Site | None] = {u.site for u in unread if u.word in ("sae", "")} | ({None} if missing else set())
+    for s in statements:
         if isinstance(s, n.SAEDecl) and s.name not in found:
             d = _Binder(model, report, s.name, s.path_span, s).declared(given.get(s.name), base)
             if isinstance(d, Dictionary):
@@ -148,21 +157,42 @@ class _Binder:
         """The dictionary of an `sae` statement; a `given` one of the same name takes its place."""
         s = self.statement
         assert s is not None
-        sites = self.report.attempt(site_list, s.on, self.model, one=True) if s.on else None
-        on = sites[0] if sites else None
+        on, to = self._one_site(s.on), self._one_site(s.to)
         try:
             info = given or SAEInfo.read(find_sae(s.path, base))
         except SAEError as e:
             self.report.error("S307", f"this dictionary cannot be used: {e}", s.path_span)
-            return on
+            return to or on
         if given is not None:
             self.report.warning(
                 "S202", f"{s.name} is given by the caller as well: this file is not read", s.path_span,
                 hints=["give the other one another name, or leave this statement out"],
             )  # fmt: skip
-        if s.on and on is None:
-            return None
-        return self.bound(info, on, s.path if given is None else _path(info), s.span)
+        if (s.on and on is None) or (s.to and to is None):
+            return to
+        path = s.path if given is None else _path(info)
+        return self.bound(info, on, path, s.span) if to is None else self.between(info, on, to, path)
+
+    def _one_site(self, pattern: n.SitePattern | None) -> Site | None:
+        """The site of `on` or `->`; None if there is none, or it has a mistake."""
+        sites = self.report.attempt(site_list, pattern, self.model, one=True) if pattern else None
+        return sites[0] if sites else None
+
+    def between(self, info: SAEInfo, read: Site | None, write: Site, path: str) -> Dictionary | Site | None:
+        """A transcoder whose statement says both of its sites."""
+        assert self.statement is not None
+        assert self.statement.to is not None
+        assert read is not None
+        config, span = info.config, self.statement.to.span
+        if not config.is_transcoder:
+            message = f"{self.name} is an SAE: it writes where it reads"
+            self.report.error("S319", message, span, hints=[f"sae {self.name} = ... on {write}"])
+            return write
+        said = (config.input_site or read, config.output_site or write)
+        if said != (read, write):
+            message = f"{self.name} was trained on {said[0]} -> {said[1]} and is bound to {read} -> {write}"
+            self.report.warning("S316", message, self.on_span)
+        return self._fitting(info, read, write, path)
 
     def given(self, info: SAEInfo, found: Mapping[str, Dictionary]) -> Dictionary | Site | None:
         """A dictionary of the caller's, called by a site or by a name."""
@@ -196,12 +226,14 @@ class _Binder:
             self.report.warning(
                 "S316", f"{self.name} was trained on {config.output_site} and is bound to {on}", self.on_span
             )
-        if config.model_name is not None and not _same_name(config.model_name, self.model):
-            self.report.warning(
-                "S314",
-                f"{self.name} was trained on the model {config.model_name}, this is {self.model.name}",
-                self.span,
-            )
+        return self._fitting(info, read, write, path)
+
+    def _fitting(self, info: SAEInfo, read: Site, write: Site, path: str) -> Dictionary | Site | None:
+        """The dictionary, if it fits the model and the sites; else only where it would write."""
+        name = info.config.model_name
+        if name is not None and not _same_name(name, self.model):
+            message = f"{self.name} was trained on the model {name}, this is {self.model.name}"
+            self.report.warning("S314", message, self.span)
         if self.report.attempt(_check_fit, self.name, info, read, write, self.model, self.on_span) is None:
             return write
         return Dictionary(self.name, path, read, write, info)

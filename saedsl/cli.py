@@ -1,4 +1,4 @@
-"""The command line: `saedsl run | check | fmt | explain | sites | demo`.
+"""The command line: `saedsl run | check | fmt | explain | diff | sites | demo | stats | lsp`.
 
 Exit codes: 0, 1 for a program's mistakes, 2 for usage (a wrong option, a file that is not there), 3 for a run that
 failed. mlx is imported by the commands that run a model, and by no other.
@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial, wraps
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from saedsl import __version__
-from saedsl.errors import ProgramError, ResultError, RunError, SaedslError
+from saedsl.commands.shared import MISTAKES, USAGE, Usage, exits, fail, plain, print_diagnostics
+from saedsl.errors import ProgramError, ResultError
 
 if TYPE_CHECKING:
     from saedsl.analyse import Given
@@ -28,20 +29,21 @@ if TYPE_CHECKING:
     from saedsl.plan import Plan
     from saedsl.report import Report
 
-MISTAKES, USAGE, FAILED = 1, 2, 3
-
-
-class _Usage(click.ClickException):
-    """A wrong option, or a file that is not there."""
-
-    exit_code = USAGE
+ELSEWHERE: Final = {"stats": "stats", "lsp": "lsp"}
+"""Commands of a module of `saedsl.commands`, imported when they are asked for."""
 
 
 class _Group(click.Group):
     """Commands in the order in which people need them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return [*self.commands, *ELSEWHERE]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = import_module(f"saedsl.commands.{ELSEWHERE[cmd_name]}").command
+        return command
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,7 +78,7 @@ def _program(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*, as_json: bool, **options: Any) -> None:
         shared = {f.name: options.pop(f.name) for f in fields(Arguments) if f.name != "as_json"}
-        _exits(as_json, partial(command, Arguments(**shared, as_json=as_json), **options))
+        exits(as_json, partial(command, Arguments(**shared, as_json=as_json), **options))
 
     decorated: Callable[..., None] = run
     for decorate in reversed(
@@ -92,44 +94,6 @@ def _program(command: Callable[..., None]) -> Callable[..., None]:
     ):
         decorated = decorate(decorated)
     return decorated
-
-
-def _exits(as_json: bool, command: Callable[[], None]) -> None:
-    """Call a command; turn saedsl's errors into messages and exit codes."""
-    try:
-        command()
-        sys.stdout.flush()
-    except ProgramError as e:
-        _print_diagnostics(e.diagnostics, as_json)
-        sys.exit(MISTAKES)
-    except (RunError, ResultError, MemoryError) as e:
-        _fail("failed", str(e) or type(e).__name__, FAILED, as_json)
-    except SaedslError as e:
-        _fail("usage", str(e), USAGE, as_json)
-    except KeyboardInterrupt:
-        click.echo("interrupted: nothing was written", err=True)
-        sys.exit(130)
-    except BrokenPipeError:  # `saedsl run ... | head`: whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-
-
-def _plain(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that is on no program."""
-
-    @wraps(command)
-    def run(**options: Any) -> None:
-        _exits(bool(options.get("as_json")), partial(command, **options))
-
-    return run
-
-
-def _fail(kind: str, message: str, code: int, as_json: bool) -> NoReturn:
-    if as_json:
-        click.echo(json.dumps({"error": {"kind": kind, "message": message}}))
-    else:
-        click.echo(f"error: {message}", err=True)
-    sys.exit(code)
 
 
 @cli.command()
@@ -160,7 +124,7 @@ def run(a: Arguments, out: Path | None, top: int) -> None:
         try:
             refuse_other_content(out)  # now, not when the run is over
         except ResultError as e:
-            _fail("usage", str(e), USAGE, a.as_json)
+            fail("usage", str(e), USAGE, a.as_json)
     name, base = plan.program.model.name, Path() if given.model else given.base
     with Console(stderr=True).status(f"loading {name}") as line:  # shown on terminals only
         lm = InterpretableModel.load(name, base)
@@ -179,20 +143,39 @@ def run(a: Arguments, out: Path | None, top: int) -> None:
 
 @cli.command()
 @_program
-def check(a: Arguments) -> None:
-    """Find every mistake of a program without running it; neither weights nor mlx are loaded.
+@click.argument("more", nargs=-1)
+@click.option(
+    "--explain", "code_to_explain", metavar="CODE", help="Say what a code means, e.g. S304: no program needed."
+)
+def check(a: Arguments, more: tuple[str, ...], code_to_explain: str | None) -> None:
+    """Find every mistake of programs without running them; neither weights nor mlx are loaded.
+
+    Of a Python file or a notebook, the strings that are programs are checked; what depends on the model, only where the
+    program or --model names it.
 
     \b
     saedsl check steer.saedsl
+    saedsl check experiments/*.py notebook.ipynb --model demo
     saedsl check -e 'at L12.mlp ablate f42' --json
+    saedsl check --explain S304
     """
-    source, given = _read(a)
-    plan, report = _analysed(source, given, need_prompts=False)
-    if a.as_json:
-        _print_diagnostics(report.diagnostics, True)
+    if code_to_explain is not None:
+        from saedsl.commands.codes import show_code
+
+        show_code(code_to_explain, a.as_json)
         return
-    _print_diagnostics(report.diagnostics, False)
-    click.echo(f"{source.name}: no mistakes   program {plan.program_id[:16]}")
+    from saedsl.commands.check import check_file
+
+    checked = [check_file(*_read(replace(a, file=name))) for name in (a.file, *more)]
+    if a.as_json:
+        print_diagnostics(tuple(d for c in checked for d in c.diagnostics), True)
+    else:
+        for c in checked:
+            print_diagnostics(tuple(d for d in c.diagnostics if d.severity != "note"), False)
+            if not c.wrong:
+                click.echo(c.summary)
+    if any(c.wrong for c in checked):
+        sys.exit(MISTAKES)
 
 
 @cli.command()
@@ -200,7 +183,7 @@ def check(a: Arguments) -> None:
 @click.option("-e", "code", metavar="CODE", help="Format this and print it.")
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; exit with 1 if something would change.")
 @click.option("--diff", is_flag=True, help="Change nothing; print what would change.")
-@_plain
+@plain
 def fmt(files: tuple[str, ...], code: str | None, only_check: bool, diff: bool) -> None:
     """Format programs, in place; `-` formats standard input to standard output.
 
@@ -212,7 +195,7 @@ def fmt(files: tuple[str, ...], code: str | None, only_check: bool, diff: bool) 
     from saedsl.read import read_program, write_program
 
     if (code is None) == (not files):
-        raise _Usage("name the files to format, or give a program with -e")
+        raise Usage("name the files to format, or give a program with -e")
     changed, wrong = False, 0
     for name in files or ("-e",):
         try:
@@ -222,7 +205,7 @@ def fmt(files: tuple[str, ...], code: str | None, only_check: bool, diff: bool) 
                 source = Source(sys.stdin.read(), "<stdin>") if name == "-" else read_program(Path(name))
             formatted = _formatted(source)
         except ProgramError as e:
-            _print_diagnostics(e.diagnostics, False)
+            print_diagnostics(e.diagnostics, False)
             wrong = MISTAKES
             continue
         different = formatted != source.text
@@ -266,22 +249,56 @@ def explain(a: Arguments) -> None:
     saedsl explain steer.saedsl
     saedsl explain -e 'at L2.mlp ablate f42 @ prompt[-1]' --prompt 'The capital of France is'
     """
+    from saedsl.explain import explain as steps_of
+
     source, given = _read(a)
     plan, report = _analysed(source, given, need_prompts=False)
     if a.as_json:
         found = [d.to_json() for d in report.diagnostics]
-        click.echo(json.dumps({**plan.to_json(), "program_id": plan.program_id, "diagnostics": found}))
+        steps = [s.to_json() for s in steps_of(plan)]
+        more = {"program_id": plan.program_id, "explained": steps, "diagnostics": found}
+        click.echo(json.dumps({**plan.summary(), **more}))
         return
     from saedsl import show
 
-    _print_diagnostics(report.diagnostics, False)
+    print_diagnostics(report.diagnostics, False)
     show.to(show.terminal(soft_wrap=True), show.explained(plan))
+
+
+@cli.command("diff")
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--model", "-m", metavar="M", help="A model folder, a hub id, or demo.")
+@click.option("--sae", "saes", metavar="NAME=PATH", multiple=True, help="A dictionary; NAME may be a site.")
+@click.option("--set", "values", metavar="K=V", multiple=True, help="The value of $K in the programs.")
+@click.option("--prompt", "-p", "prompts", metavar="TEXT", multiple=True, help="What to run on.")
+@click.option("--json", "as_json", is_flag=True, help="For machines: JSON on standard output.")
+@plain
+def diff_plans(before: str, after: str, as_json: bool, **shared: Any) -> None:
+    """Compare what two programs mean, not how they are written; exit with 1 if they differ.
+
+    \b
+    saedsl diff before.saedsl after.saedsl
+    """
+    from saedsl.plandiff import differences, listing
+
+    plans = []
+    for file in (before, after):
+        source, given = _read(Arguments(file, None, as_json=as_json, **shared))
+        plans.append(_analysed(source, given, need_prompts=False)[0])
+    found = differences(*plans)
+    if as_json:
+        click.echo(json.dumps([d.to_json() for d in found], indent=1))
+    else:
+        click.echo("\n".join(listing(found)))
+    if found:
+        sys.exit(MISTAKES)
 
 
 @cli.command()
 @click.argument("model", default="demo")
 @click.option("--json", "as_json", is_flag=True, help="For machines: JSON on standard output.")
-@_plain
+@plain
 def sites(model: str, as_json: bool) -> None:
     """List the sites of a MODEL (a folder, a hub id, or demo), and verify them on its weights.
 
@@ -304,7 +321,7 @@ def sites(model: str, as_json: bool) -> None:
 
 
 @cli.command()
-@_plain
+@plain
 def demo() -> None:
     """A feature edit changes what the bundled model says; what was done is explained."""
     from saedsl.demo.show import main as show_demo
@@ -325,7 +342,7 @@ def _read(a: Arguments, download: bool = False) -> tuple[Source, Given]:
     from saedsl.sae.header import SAEInfo
 
     if (a.file is None) == (a.code is None):
-        raise _Usage("give a program: a FILE, or -e 'CODE'" + ("" if a.file is None else ", not both"))
+        raise Usage("give a program: a FILE, or -e 'CODE'" + ("" if a.file is None else ", not both"))
     if a.file == "-":
         source, base = Source(sys.stdin.read(), "<stdin>"), Path()
     elif a.file is not None:
@@ -358,7 +375,7 @@ def _pairs(items: tuple[str, ...], option: str, form: str) -> Mapping[str, str]:
     for item in items:
         key, sign, value = item.partition("=")
         if not (key and sign and value):
-            raise _Usage(f"{option} {item}: write it as {form}")
+            raise Usage(f"{option} {item}: write it as {form}")
         out[key.strip()] = value.strip()
     return out
 
@@ -367,9 +384,9 @@ def _float(key: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise _Usage(f"--set {key}={text}: {text} is not a number") from None
+        raise Usage(f"--set {key}={text}: {text} is not a number") from None
     if not math.isfinite(value):
-        raise _Usage(f"--set {key}={text}: the number must be finite")
+        raise Usage(f"--set {key}={text}: the number must be finite")
     return value
 
 
@@ -382,21 +399,6 @@ def _analysed(source: Source, given: Given, need_prompts: bool) -> tuple[Plan, R
     return plan, report
 
 
-def _print_diagnostics(diagnostics: tuple[Any, ...], as_json: bool) -> None:
-    """As JSON on standard output, for people on standard error."""
-    if as_json:
-        click.echo(json.dumps([d.to_json() for d in diagnostics], indent=1))
-        return
-    if diagnostics:
-        from rich.console import Console
-
-        from saedsl import show
-
-        console = Console(stderr=True, soft_wrap=True)
-        for d in diagnostics:
-            console.print(show.diagnostic(d), "", sep="\n", highlight=False)
-
-
 def main() -> None:
     """Entry point of the `saedsl` command."""
     try:
@@ -404,5 +406,5 @@ def main() -> None:
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as e:
-        _fail("usage", e.format_message(), USAGE, "--json" in sys.argv)
+        fail("usage", e.format_message(), USAGE, "--json" in sys.argv)
     sys.exit(code if isinstance(code, int) else 0)

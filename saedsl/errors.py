@@ -31,6 +31,15 @@ class ProgramError(SaedslError):
         self.diagnostics = diagnostics
         super().__init__("\n\n".join(d.render() for d in diagnostics))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the mistakes say where they are, a traceback would hide them."""
+        return str(self).split("\n")
+
+    def _repr_html_(self) -> str:
+        from saedsl.html import mistakes
+
+        return mistakes(self.diagnostics)
+
 
 class ModelError(SaedslError):
     """A model cannot be found, read or understood."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,19 +16,24 @@ from mlx.utils import tree_flatten
 
 from saedsl.analyse import Given, analyse
 from saedsl.anatomy import ModelInfo
+from saedsl.builder import ScriptBuilder
+from saedsl.callers import at_caller
 from saedsl.errors import ModelError, ProgramError, RunError
+from saedsl.firing import silent_edits
 from saedsl.grammar.source import Source
-from saedsl.locate import find_model, find_sae
+from saedsl.locate import bundled, find_model, find_sae
 from saedsl.plan import Plan
 from saedsl.read import read_program
 from saedsl.report import Report
 from saedsl.results import Result
-from saedsl.runner import Runner, silent_edits
+from saedsl.runner import Runner
 from saedsl.sae.dictionary import SAE
+from saedsl.sae.statistics import Statistics
 from saedsl.sae.tensorfile import file_sha256
 from saedsl.sites import Site
 from saedsl.tokens import Encoder, Tokens, wrap_tokenizer
 from saedsl.trace import Hooks, verify
+from saedsl.traceblock import Recorder, TraceBlock
 from saedsl.traced import Trace
 
 if TYPE_CHECKING:
@@ -37,9 +41,11 @@ if TYPE_CHECKING:
 
 Prompts = str | Sequence[str] | Mapping[str, str]
 SAEs = Mapping[str, SAE | str | Path]
+Code = str | Path | ScriptBuilder
+"""A program: text, the path of a file, or one built with `saedsl.script()`."""
 
 
-class InterpretableModel:
+class InterpretableModel(Recorder):
     """A language model whose activations programs read and edit.
 
     Loading checks that the model's family is known and that its residual stream adds up, so that a site is where its
@@ -102,30 +108,33 @@ class InterpretableModel:
 
     def run(
         self,
-        program: str | Path,
+        program: Code,
         *,
         prompts: Prompts | None = None,
         saes: SAEs | None = None,
-        bind: Mapping[str, float] | None = None,
+        bind: Mapping[str, Any] | None = None,
         top: int = 10,
         progress: Callable[[str], None] | None = None,
+        batch_size: int | None = None,
     ) -> Result:
         """Run a program: each prompt twice, as it is and edited.
 
         Args:
-            program: text, or the path of a `.saedsl` file (a `Path`).
+            program: text, the path of a `.saedsl` file (a `Path`), or a `saedsl.script()`.
             prompts: what to run on where the program does not say; a text, several, or texts by name.
             saes: dictionaries (or their folders) by site text (`"L2.mlp"`) or by the name the program uses.
             bind: values of `$name`.
             top: how many next tokens of either side `PromptResult.top` lists.
-            progress: called with a line before each prompt.
+            progress: called with the names of prompts before they run.
+            batch_size: most rows of one forward (a prompt, with a combination of sweep values); by default as many as
+                memory allows. Results do not depend on it, but for rounding.
 
         Raises:
             ProgramError: if the program has mistakes; all of them are in it.
             RunError: if the model yields NaN.
         """
         source, given, objects = self._given(program, prompts, saes, bind)
-        return self.run_source(source, given, objects, top=top, progress=progress)
+        return self.run_source(source, given, objects, top=top, progress=progress, batch_size=batch_size)
 
     def run_source(
         self,
@@ -135,41 +144,53 @@ class InterpretableModel:
         *,
         top: int = 10,
         progress: Callable[[str], None] | None = None,
+        batch_size: int | None = None,
     ) -> Result:
         """As `run`, of a source with its name; `saes` are those of the dictionaries in `given` that are in memory."""
         planned, weights, report = self._planned(source, given, saes or {})
-        runner = Runner(self.model, self.info, self.encoder.piece, self.decode, self.stop_tokens, top)
+        runner = Runner(self.model, self.info, self.encoder.piece, self.decode, self.stop_tokens, top, batch_size)
         results = runner.run(planned, weights, progress)
         ids = {d.name: d.info.fingerprint for d in planned.program.used}
         plan_id = planned.plan_id({"the model": self.sha256, "the tokenizer": self.tokenizer_sha256, **ids})
-        warnings = [*(d.render() for d in report.warnings), *silent_edits(results)]
+        warnings = [*(d.render() for d in report.warnings), *silent_edits(p.firings for p in results)]
         return Result(planned.program_id, plan_id, self.info.name, tuple(results), tuple(warnings))
 
     def plan(
         self,
-        program: str | Path,
+        program: Code,
         *,
         prompts: Prompts | None = None,
         saes: SAEs | None = None,
-        bind: Mapping[str, float] | None = None,
+        bind: Mapping[str, Any] | None = None,
     ) -> Plan:
         """Check and plan a program; arguments as in `run`.
 
         Raises:
             ProgramError: if the program has mistakes.
         """
-        return self._planned(*self._given(program, prompts, saes, bind))[0]
+        return self.plan_source(*self._given(program, prompts, saes, bind))
+
+    def plan_source(self, source: Source, given: Given, saes: Mapping[str, SAE] | None = None) -> Plan:
+        """As `plan`, of a source with its name; arguments as in `run_source`."""
+        return self._planned(source, given, saes or {})[0]
 
     def _given(
         self,
-        program: str | Path,
+        program: Code,
         prompts: Mapping[str, str | Tokens] | Prompts | None,
         saes: SAEs | None,
-        bind: Mapping[str, float] | None,
+        bind: Mapping[str, Any] | None,
     ) -> tuple[Source, Given, dict[str, SAE]]:
-        if not isinstance(program, str | Path):
-            raise TypeError(f"a program is text, or the Path of a file; this is {type(program).__name__}")
-        source = read_program(program) if isinstance(program, Path) else Source(program)
+        match program:
+            case ScriptBuilder():
+                source, bind = program.source, {**program.bound, **(bind or {})}
+            case Path():
+                source = read_program(program)
+            case str():
+                source = at_caller(program)
+            case _:
+                kind = type(program).__name__
+                raise TypeError(f"a program is text, the Path of a file, or a saedsl.script(); this is {kind}")
         base = program.parent if isinstance(program, Path) else Path()
         objects = {
             _site_name(k): v if isinstance(v, SAE) else SAE.load(find_sae(str(v))) for k, v in (saes or {}).items()
@@ -196,22 +217,22 @@ class InterpretableModel:
 
     # Traces -------------------------------------------------------------------------------------------------------
 
-    @contextmanager
     def trace(
         self,
         prompt: str | Sequence[int] | mx.array,
-        program: str | Path = "",
+        program: Code = "",
         *,
         saes: SAEs | None = None,
-        bind: Mapping[str, float] | None = None,
-    ) -> Iterator[Trace]:
+        bind: Mapping[str, Any] | None = None,
+    ) -> TraceBlock:
         """One edited forward: `with model.trace("...", "at L2.mlp ablate f42") as t: t.output`.
 
+        Edits are given as a program, or said in the block: `model.ablate_feature(sae, 42)`, `t.at("L2.mlp").ablate()`.
         The forward runs when its output or an activation is first asked for, at the latest when the block ends.
 
         Args:
             prompt: text, token ids, or an array of ids [seq] or [batch, seq].
-            program: text or `Path`; its `at` and `record` statements count, its own prompts and runs do not.
+            program: its `at` and `record` statements count, its own prompts and runs do not.
             saes: as in `run`.
             bind: as in `run`.
 
@@ -221,10 +242,19 @@ class InterpretableModel:
         rows = self.rows(prompt)
         named = {f"row {i}": r for i, r in enumerate(rows)}
         source, given, objects = self._given(program, named, saes, bind)
-        planned, weights, _ = self._planned(source, replace(given, whole=True), objects)
-        trace = Trace(self.model, self.info, planned, weights, rows)
-        yield trace
-        trace.forward()
+
+        def make(source: Source, more: Mapping[str, SAE]) -> Trace:
+            infos = {name: sae.info for name, sae in more.items()}
+            planned, weights, _ = self._planned(source, replace(given, saes={**given.saes, **infos}, whole=True), more)
+            return Trace(self.model, self.info, planned, weights, rows)
+
+        return TraceBlock(self, source, objects, make)
+
+    def _site_list(self) -> tuple[Site, ...]:
+        return self.info.sites
+
+    def _bundled(self, site: str) -> SAE | None:
+        return self.dictionary(site) if self.info.name == "demo" and site in bundled("saes") else None
 
     def rows(self, prompt: str | Sequence[int] | mx.array) -> list[Tokens]:
         """A prompt's tokens, a list entry for each row of the batch."""
@@ -272,6 +302,34 @@ class InterpretableModel:
             SAEError: if there is none by that name.
         """
         return self._sae(find_sae(f"{self.info.name}:{_site_name(name)}"))
+
+    def feature_statistics(
+        self,
+        sae: SAE | str | Path,
+        texts: Iterable[str],
+        *,
+        site: str | None = None,
+        context: int = 128,
+        progress: Callable[[int], None] | None = None,
+    ) -> Statistics:
+        """How strongly a dictionary's features fire on texts; `.save(folder)` keeps it beside the weights.
+
+        Args:
+            sae: a dictionary, or its folder.
+            texts: one document each; BOS is left out.
+            site: where it reads; by default where it says.
+            context: tokens a row at most.
+            progress: called with the number of tokens so far.
+
+        Raises:
+            SAEError: if the dictionary cannot be read, or does not fit this model.
+            ValueError: if `site` is no site.
+        """
+        from saedsl.training.statistics import feature_statistics
+
+        dictionary = sae if isinstance(sae, SAE) else SAE.load(find_sae(str(sae)))
+        where = None if site is None else Site.parse(site)
+        return feature_statistics(self, dictionary, texts, site=where, context=context, progress=progress)
 
     def train_sae(
         self,

@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any
 
-from saedsl.conflicts import report_conflicts
 from saedsl.grammar.format import format_node
-from saedsl.grammar.nodes import Positions, Span
 from saedsl.places import simplest
-from saedsl.positions import PositionProblem, PositionSet, Problem, only_bos, resolve
-from saedsl.program import Intervention, Places, Program, RecordItem, Step, Written
-from saedsl.report import Report
-from saedsl.tokens import Encoder, Tokens
+from saedsl.positions import PositionSet
+from saedsl.program import Dictionary, Intervention, Metric, Program, RecordItem, Step, Term, tests
+from saedsl.sae.tensorfile import file_sha256
+from saedsl.tokens import Tokens
 
 DEMO_PROMPT = "Words: Mary stone John little Mary stone"
 """What a program runs on when neither it nor the caller gives a prompt and the model is the bundled one."""
-MOST_PROMPTS: Final = 3
-"""One position list is wrong on so many prompts at most, as far as the report goes."""
+
+
+@dataclass(frozen=True)
+class PatchPlaces:
+    """Where a patch takes its values on one prompt."""
+
+    tokens: Tokens
+    """The prompt that they come from."""
+    pairs: tuple[tuple[int, int], ...]
+    """(target, source) positions, by target; every target once."""
+
+
+@dataclass(frozen=True)
+class PlannedMetric:
+    """A metric on one prompt."""
+
+    metric: Metric
+    positions: PositionSet
+    token_ids: Mapping[Term, tuple[int, ...]]
+    """Of each logit, prob (one) and logprob (all of its text's)."""
+    ce: PositionSet = field(default=PositionSet(0, frozenset()))
+    """Where its `ce()` is read: positions that have a next token, by default all of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,12 @@ class PlannedPrompt:
     """Where each edit of the step acts, in the step's order."""
     records: tuple[PositionSet, ...]
     """Where each record of the step reads."""
+    patches: tuple[PatchPlaces | None, ...] = ()
+    """For each edit, if it is a patch."""
+    metrics: tuple[PlannedMetric, ...] = ()
+    """Those of the step, in its order."""
+    resamples: Mapping[str, int] = field(default_factory=dict)
+    """By reference: which of its texts this prompt is resampled from."""
 
     @property
     def places(self) -> tuple[PositionSet, ...]:
@@ -55,15 +78,57 @@ class Plan:
 
     program: Program
     steps: tuple[PlannedStep, ...]
+    references: Mapping[str, tuple[Tokens, ...]] = field(default_factory=dict)
+    """The texts of the references that are used, by the key of `Program.references`."""
 
     @property
     def program_id(self) -> str:
         """SHA-256 of the canonical program; no weights, no tokens."""
         return digest(self.program.to_json())
 
+    @property
+    def portable(self) -> bool:
+        """Whether it runs wherever saedsl does: it applies no edit that only this Python has registered."""
+        return not any(e.op == "apply" for s in self.program.steps for e in s.edits)
+
+    def _repr_html_(self) -> str:
+        from saedsl.html import plan
+
+        return plan(self)
+
     def to_json(self) -> dict[str, Any]:
-        """The program with tokens and positions."""
+        """Everything of the plan as JSON values, see `saedsl.planjson`: `Plan.from_json` gives an equal plan."""
+        from saedsl.planjson import plan_json
+
+        return plan_json(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """The plan that `to_json` was called of.
+
+        Raises:
+            ResultError: if `data` is no plan, or one of another version of the language.
+        """
+        from saedsl.planjson import plan_from_json
+
+        return plan_from_json(data)
+
+    def to_dsl(self) -> str:
+        """A program that means this plan, see `saedsl.dsl`."""
+        from saedsl.dsl import program_text
+
+        return program_text(self.program)
+
+    def __add__(self, other: Plan) -> Plan:
+        """The steps of this plan, then those of `other`, see `saedsl.compose`."""
+        from saedsl.compose import joined
+
+        return joined(self, other) if isinstance(other, Plan) else NotImplemented
+
+    def summary(self) -> dict[str, Any]:
+        """What is easily read: the canonical program, and the tokens and positions of every prompt of every step."""
         return {
+            "portable": self.portable,
             "program": self.program.to_json(),
             "steps": [
                 [
@@ -79,32 +144,65 @@ class Plan:
             ],
         }
 
+    @property
+    def with_statistics(self) -> tuple[Dictionary, ...]:
+        """The dictionaries whose statistics decide values: units `max` and `std`, in edits and conditions."""
+        edits = [e for s in self.program.steps for e in s.edits]
+        names = {e.dictionary for e in edits if e.unit in ("max", "std")}
+        names |= {t.dictionary for e in edits if e.when is not None for t in tests(e.when) if t.unit}
+        return tuple(d for d in self.program.used if d.name in names)
+
     def plan_id(self, weights: Mapping[str, str]) -> str:
         """SHA-256 of the plan and of the hashes of what it runs on; dictionaries' names and paths leave no trace.
 
         Args:
-            weights: hashes of the model, the tokenizer and each dictionary, by name.
+            weights: hashes of the model, the tokenizer (its chat template included) and each dictionary, by name.
         """
         used = {d.name for d in self.program.used}
         prints = {name: sha for name, sha in weights.items() if name in used}
         names = self.program.canonical_names(prints)
-        steps = [
-            [
-                {
-                    "prompt": p.name,
-                    "tokens": list(p.tokens.ids),
-                    "places": sorted(
-                        {_place(i, where, names) for i, where in zip(s.step.items, p.places, strict=True)}
-                    ),
-                }
-                for p in s.prompts
-            ]
-            for s in self.steps
-        ]
+        program = self.program.to_json(prints)
+        items = [i for s in self.program.steps for i in s.items]
         others = {name: sha for name, sha in weights.items() if name not in used}
-        return digest(
-            {"program": self.program.to_json(prints), "steps": steps, "weights": dict(sorted(others.items()))}
+        data: dict[str, Any] = {
+            "program": program,
+            "steps": [[_prompt(p, s.step, names) for p in s.prompts] for s in self.steps],
+            "sites": {str(i.site): str(self.program.model.hook_point(i.site)) for i in items},
+            "weights": dict(sorted(others.items())),
+        }
+        if self.references:
+            texts = {json.dumps([list(t.ids) for t in r]) for r in self.references.values()}
+            data["references"] = [json.loads(t) for t in sorted(texts)]
+        if statistics := {names[d.name]: _statistics(d) for d in self.with_statistics}:
+            data["statistics"] = statistics
+        return digest(data)
+
+
+def _prompt(p: PlannedPrompt, step: Step, names: Mapping[str, str]) -> dict[str, Any]:
+    """One prompt as a plan's id sees it."""
+    found: dict[str, Any] = {
+        "prompt": p.name,
+        "tokens": list(p.tokens.ids),
+        "places": sorted({_place(i, where, names) for i, where in zip(step.items, p.places, strict=True)}),
+    }
+    if patches := {(tuple(x.tokens.ids), x.pairs) for x in p.patches if x is not None}:
+        found["patches"] = sorted([list(ids), [list(pair) for pair in pairs]] for ids, pairs in patches)
+    if p.metrics:
+        found["metrics"] = sorted(
+            [m.metric.name, m.positions.text, m.ce.text, sorted(list(ids) for ids in m.token_ids.values())]
+            for m in p.metrics
         )
+    if p.resamples:
+        found["resamples"] = sorted(p.resamples.values())
+    return found
+
+
+def _statistics(d: Dictionary) -> str:
+    """SHA-256 of the file that holds a dictionary's statistics; "" for one in memory."""
+    from saedsl.sae.statistics import FILE
+
+    path = d.info.path / FILE if d.info.path is not None else None
+    return file_sha256(path) if path is not None and path.is_file() else ""
 
 
 def _place(item: Intervention | RecordItem, where: PositionSet, names: Mapping[str, str]) -> tuple[str, str, str]:
@@ -120,142 +218,3 @@ def digest(data: Any) -> str:
     """SHA-256, in hex, of JSON with sorted keys and no spaces."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def plan(
-    program: Program,
-    encoder: Encoder | None,
-    report: Report,
-    prompts: Mapping[str, str | Tokens] | None = None,
-    need_prompts: bool = True,
-) -> Plan:
-    """Resolve every position on every prompt; mistakes go to `report`.
-
-    Args:
-        program: checked.
-        encoder: the model's tokenizer; without one, only what needs no tokens is checked.
-        report: where mistakes go.
-        prompts: the caller's, by name; they take the place of the program's where a step does not name its own.
-        need_prompts: whether a step without any prompt is a mistake.
-    """
-    planner = _Planner(program, report)
-    cache: dict[str, Tokens] = {}
-    steps = []
-    for step in program.steps:
-        given = _prompts(step, program, prompts)
-        if not given and need_prompts and not step.broken and not program.unread_prompts:
-            hints = ['add one: prompt p = "Once upon a time"', "or give one: --prompt, or prompts= in Python"]
-            report.error("S601", "there is no prompt to run on", step.span, hints=hints)
-        planned = []
-        for name, text in given.items():
-            if isinstance(text, str) and text not in cache and encoder is not None:
-                cache[text] = encoder.encode(text)
-            encoded = cache.get(text) if isinstance(text, str) else text
-            if encoded is None:
-                continue
-            if not encoded.ids:
-                report.error("S604", f"the prompt {name} has no tokens", step.span)
-                continue
-            planned.append(planner.prompt(name, encoded, step))
-        if not planned:
-            edits = [w for w in step.written if isinstance(w, Intervention)]
-            report_conflicts(edits, None, program.dictionaries, report)
-        steps.append(PlannedStep(step, tuple(planned)))
-    return Plan(program, tuple(steps))
-
-
-def _prompts(step: Step, program: Program, given: Mapping[str, str | Tokens] | None) -> Mapping[str, str | Tokens]:
-    """What a step runs on: what it names, else what the caller gives, else all that is declared above it."""
-    if given and not step.named:
-        return given
-    own: dict[str, str | Tokens] = {name: program.prompts[name] for name in step.prompts}
-    if not own and not step.named and not program.unread_prompts and not program.whole and program.model.name == "demo":
-        return {DEMO_PROMPT: DEMO_PROMPT}
-    return own
-
-
-class _Planner:
-    """Resolves one program's positions on one prompt after the other; each mistake is said once."""
-
-    def __init__(self, program: Program, report: Report) -> None:
-        self._program, self._report = program, report
-        self._said: dict[tuple[str, Span], set[str]] = {}
-        self._most: dict[int, float] = {}
-        """The most tokens that a `generate` with an edit or record makes, by the id of that."""
-        for s in program.steps:
-            n = math.inf if s.broken else s.n
-            for w in s.written if s.kind == "generate" else ():
-                self._most[id(w)] = max(self._most.get(id(w), 0), n)
-
-    def prompt(self, name: str, tokens: Tokens, step: Step) -> PlannedPrompt:
-        """One prompt of one step."""
-        if len(tokens.bos) > 1:
-            self._report.warning(
-                "S406",
-                f"the prompt {name} starts with {len(tokens.bos)} BOS tokens: the tokenizer adds one itself",
-                step.span,
-                hints=[f"leave {tokens.pieces[0]} out of the text"],
-            )
-        found: dict[tuple[tuple[Positions, ...], bool], PositionSet] = {}
-
-        def resolved(item: Written) -> PositionSet:
-            key = (item.positions, self._skips_bos(item))
-            if key not in found:
-                found[key] = resolve(item.positions, tokens, key[1])
-            return found[key]
-
-        edits: list[Intervention] = []
-        where: list[PositionSet] = []
-        for item in step.written:
-            try:
-                at = resolved(item)
-            except PositionProblem as e:
-                for p in e.problems:
-                    if p.code != "S404" or not isinstance(item, Places):
-                        self._say(p, item)
-                continue
-            if not isinstance(item, Places) and (problem := self._unread(item, at, tokens, step)):
-                self._say(problem, item)
-            if isinstance(item, Intervention):
-                edits.append(item)
-                where.append(at)
-        report_conflicts(edits, where, self._program.dictionaries, self._report)
-        places = []
-        for i in step.items:
-            try:
-                places.append(resolved(i))
-            except PositionProblem:  # said of what is written
-                places.append(PositionSet(len(tokens), frozenset()))
-        return PlannedPrompt(name, tokens, tuple(places[: len(step.edits)]), tuple(places[len(step.edits) :]))
-
-    def _skips_bos(self, item: Written) -> bool:
-        if not isinstance(item, Intervention) or item.dictionary is None:
-            return False
-        return not self._program.dictionaries[item.dictionary].info.config.trained_on_bos
-
-    def _say(self, p: Problem, item: Written) -> None:
-        """Report a problem, of `MOST_PROMPTS` prompts at most."""
-        span = p.span if item.positions else item.span
-        if self._report.damaged(span):
-            return
-        said = self._said.setdefault((p.code, span), set())
-        if len(said) < MOST_PROMPTS or p.message in said:
-            said.add(p.message)
-            self._report.error(p.code, p.message, span, hints=p.hints)
-
-    def _unread(self, item: Intervention | RecordItem, at: PositionSet, tokens: Tokens, step: Step) -> Problem | None:
-        """What to say of positions that no forward ever reads."""
-        most = self._most.get(id(item))
-        reads = step.n - 1 if step.kind == "generate" and not step.broken else 0 if step.kind == "run" else math.inf
-        if at.prompt or at.gen[0][0] < max(reads, (most or 0) - 1):
-            return None
-        if self._skips_bos(item) and (problem := only_bos(item.positions, tokens)):
-            return problem
-        span = item.positions[-1].span if item.positions else item.span
-        if most is None:
-            message = "generated tokens never come in a `run`, and no `generate` uses this"
-            return None if self._program.whole else Problem("S407", message, span, ("generate 32",))
-        n = int(most)
-        read = "no generated token" if n == 1 else "gen[0]" if n == 2 else f"gen[0] to gen[{n - 2}]"
-        message = f"this is never read: `generate {n}` reads {read} as input"
-        return Problem("S404", message, span, (f"generate {at.gen[0][0] + 2}",))

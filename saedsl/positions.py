@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from saedsl.grammar.nodes import (
     PosExcept,
+    PosField,
     PosIndex,
     Positions,
+    PosName,
     PosToken,
     PosUnion,
     PosWord,
@@ -106,24 +108,48 @@ def everything(tokens: Tokens) -> PositionSet:
     return PositionSet(len(tokens), frozenset(range(len(tokens))), ((0, _OPEN),))
 
 
-def resolve(positions: tuple[Positions, ...], tokens: Tokens, skip_bos: bool) -> PositionSet:
+@dataclass(frozen=True)
+class Row:
+    """What a row of a file of prompts says of its positions."""
+
+    name: str
+    """The prompt's, `io[3]`."""
+    of: str = ""
+    """The file's name in the program, `io`; "" for a prompt that is no row."""
+    positions: Mapping[str, int] = field(default_factory=dict)
+    """By name, counted in the prompt's tokens; negative from the end."""
+
+
+NO_ROW = Row("this prompt")
+
+
+def skipped(tokens: Tokens, trained_on_bos: bool = False) -> frozenset[int]:
+    """What `all` and `prompt` leave out for edits through a dictionary: BOS and the chat template's tokens."""
+    return frozenset((() if trained_on_bos else tokens.bos) + tokens.template)
+
+
+def resolve(
+    positions: tuple[Positions, ...], tokens: Tokens, skip: Collection[int] = (), row: Row = NO_ROW
+) -> PositionSet:
     """The positions of `tokens` that lie in every one of `positions`; no positions at all means `all`.
 
     Args:
         positions: the header's and the edit's `@`, intersected.
         tokens: the prompt.
-        skip_bos: `all` leaves out BOS (edits through a dictionary that was not trained on it).
+        skip: prompt positions that `all` and `prompt` leave out, see `skipped`.
+        row: what `io.S2` is looked up in.
 
     Raises:
         PositionProblem: if one of them cannot be resolved, or nothing is left.
     """
+    where = _Prompt(tokens, frozenset(skip), row)
     if not positions:
-        return _word(PosWord("all"), tokens, skip_bos)
-    result, *rest = _each(positions, tokens, skip_bos)
+        return _word(PosWord("all"), where)
+    result, *rest = _each(positions, where)
     for other in rest:
         result = result & other
     if not result:
-        if skip_bos and (problem := only_bos(positions, tokens)):
+        if skip and (problem := only_skipped(positions, tokens, skip, row)):
             raise PositionProblem(problem)
         why = "these two position lists have nothing in common" if rest else "no position is left"
         raise PositionProblem(
@@ -132,27 +158,52 @@ def resolve(positions: tuple[Positions, ...], tokens: Tokens, skip_bos: bool) ->
     return result
 
 
-def only_bos(positions: tuple[Positions, ...], tokens: Tokens) -> Problem | None:
-    """What to say where a dictionary's edit acts on no prompt token because it skips BOS; None if that is not why."""
+def only_skipped(
+    positions: tuple[Positions, ...], tokens: Tokens, skip: Collection[int], row: Row = NO_ROW
+) -> Problem | None:
+    """What to say where a dictionary's edit acts on no prompt token because it skips some; None if that is not why."""
     try:
-        if not resolve(positions, tokens, skip_bos=False).prompt:
+        if not resolve(positions, tokens, (), row).prompt:
             return None
     except PositionProblem:
         return None
-    if len(tokens.bos) == len(tokens):
-        what = f"{_quote(tokens)} has no token but BOS, which dictionary edits skip"
+    template = bool(set(skip) & set(tokens.template))
+    if set(skip) >= set(range(len(tokens))):
+        what = f"{_quote(tokens)} has no token but {'the template' if template else 'BOS'}"
     else:
-        what = f"only BOS is left in {_quote(tokens)}, which dictionary edits skip"
-    return Problem("S404", what, positions[-1].span if positions else Span(0, 0), ("write @ everywhere",))
+        what = f"only {'BOS or template tokens are' if template else 'BOS is'} left in {_quote(tokens)}"
+    span = positions[-1].span if positions else Span(0, 0)
+    return Problem("S404", f"{what}, which dictionary edits skip", span, ("write @ everywhere",))
 
 
-def _each(positions: Sequence[Positions], tokens: Tokens, skip_bos: bool) -> list[PositionSet]:
+def spelled_gen(positions: Sequence[Positions]) -> Iterator[Positions]:
+    """The parts of positions that name generated tokens outright, `gen` and `gen[3]`; not `all` or `last`."""
+    for p in positions:
+        match p:
+            case PosWord("gen") | PosIndex("gen"):
+                yield p
+            case PosUnion(items):
+                yield from spelled_gen(items)
+            case PosExcept(base):
+                yield from spelled_gen((base,))
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What positions are resolved on."""
+
+    tokens: Tokens
+    skip: frozenset[int]
+    row: Row
+
+
+def _each(positions: Sequence[Positions], where: _Prompt) -> list[PositionSet]:
     """The set of each; the problems of all, together."""
     sets: list[PositionSet] = []
     problems: list[Problem] = []
     for p in positions:
         try:
-            sets.append(_resolve(p, tokens, skip_bos))
+            sets.append(_resolve(p, where))
         except PositionProblem as e:
             problems += e.problems
     if problems:
@@ -160,37 +211,42 @@ def _each(positions: Sequence[Positions], tokens: Tokens, skip_bos: bool) -> lis
     return sets
 
 
-def _resolve(node: Positions, tokens: Tokens, skip_bos: bool) -> PositionSet:
+def _resolve(node: Positions, where: _Prompt) -> PositionSet:
     match node:
         case PosWord():
-            return _word(node, tokens, skip_bos)
+            return _word(node, where)
         case PosIndex():
-            return _index(node, tokens)
+            return _index(node, where.tokens)
         case PosToken():
-            return _token(node, tokens)
+            return _token(node, where.tokens)
+        case PosField():
+            return _field(node, where)
+        case PosName(name):
+            raise TypeError(f"the value of {name} is known when a program is checked")
         case PosUnion(items):
-            first, *rest = _each(items, tokens, skip_bos)
+            first, *rest = _each(items, where)
             for other in rest:
                 first = first | other
             return first
         case PosExcept(base, removed):
-            whole, _ = _each((base, removed), tokens, skip_bos)
-            return whole - _resolve(removed, tokens, skip_bos=False)
+            whole, _ = _each((base, removed), where)
+            return whole - _resolve(removed, _Prompt(where.tokens, frozenset(), where.row))
 
 
-def _word(node: PosWord, tokens: Tokens, skip_bos: bool) -> PositionSet:
+def _word(node: PosWord, where: _Prompt) -> PositionSet:
+    tokens = where.tokens
     n = len(tokens)
     whole = everything(tokens)
     bos = PositionSet(n, frozenset(tokens.bos))
     match node.word:
         case "prompt":
-            return PositionSet(n, whole.prompt - (bos.prompt if skip_bos else frozenset()))
+            return PositionSet(n, whole.prompt - where.skip)
         case "gen":
             return PositionSet(n, frozenset(), whole.gen)
         case "last":
             return PositionSet(n, frozenset({n - 1}), whole.gen)
         case "all":
-            return whole - bos if skip_bos else whole
+            return whole - PositionSet(n, where.skip)
         case "everywhere":
             return whole
         case "bos":
@@ -237,6 +293,23 @@ def _index(node: PosIndex, tokens: Tokens) -> PositionSet:
     if node.of == "gen":
         return PositionSet(n, frozenset(), ((first, last),))
     return PositionSet(n, frozenset(range(first, last + 1)))
+
+
+def _field(node: PosField, where: _Prompt) -> PositionSet:
+    tokens, row = where.tokens, where.row
+    n = len(tokens)
+    name = f"{node.of}.{node.name}"
+    if row.of != node.of:
+        raise PositionProblem(Problem("S412", f"{row.name} is no row of {node.of}: it has no {name}", node.span))
+    if node.name not in row.positions:
+        known = ", ".join(f"{node.of}.{k}" for k in sorted(row.positions))
+        hints = (f"it has {known}" if known else 'give the row one: "positions": {"' + node.name + '": 3}',)
+        raise PositionProblem(Problem("S412", f"{row.name} has no position {node.name}", node.span, hints))
+    given = row.positions[node.name]
+    if not -n <= given < n:
+        message = f"{row.name} has {n} tokens, its position {node.name} is {given}"
+        raise PositionProblem(Problem("S412", message, node.span, _listing(tokens)))
+    return PositionSet(n, frozenset({given % n}))
 
 
 def _token(node: PosToken, tokens: Tokens) -> PositionSet:

@@ -5,17 +5,14 @@ No weights, no tokens: `saedsl.plan` adds the prompts' tokens and positions.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from saedsl.anatomy import ModelInfo
-from saedsl.grammar.format import format_node
-from saedsl.grammar.nodes import NOWHERE, Positions, Span
+from saedsl.grammar.nodes import NOWHERE, Positions, Span, Unit
 from saedsl.grammar.source import Source
-from saedsl.places import simplest
 from saedsl.sites import Site
 
 if TYPE_CHECKING:
@@ -24,8 +21,133 @@ if TYPE_CHECKING:
 LANGUAGE: Final = 1
 """Version of the language that a program's JSON carries."""
 
-Op = Literal["ablate", "amplify", "set", "clamp", "add"]
+Op = Literal["ablate", "amplify", "set", "clamp", "add", "project", "patch", "freeze", "keep", "apply"]
 FeatureIds = tuple[int, ...] | Literal["all"]
+Part = Literal["site", "features", "error", "heads", "coordinates", "direction"]
+"""What of a site an edit changes. `direction`: the coefficient c = x.d / d.d, so that the component is c d."""
+Mode = Literal["iterative", "frozen", "direct"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, or a row of a file of prompts."""
+
+    text: str
+    chat: bool = False
+    """Whether it goes through the tokenizer's chat template."""
+    system: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Other string fields of a JSONL row: `answer`, `corrupt` ..."""
+    positions: Mapping[str, int] = field(default_factory=dict)
+    """Named positions of a JSONL row, counted in final token ids; negative from the end."""
+    span: Span = field(default=NOWHERE, compare=False)
+    """Where it is declared."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A vector in the space of a site."""
+
+    name: str
+    path: str
+    """As the program gave it, or `$name`."""
+    key: str | None
+    width: int
+    sha256: str
+    """Of the float32 values."""
+    values: tuple[float, ...] = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class ReferenceSet:
+    """Texts that means and resamples are taken from."""
+
+    path: str
+    """As the program gave it."""
+    prompts: tuple[Prompt, ...]
+    sha256: str
+    """Of the prompts' canonical JSON: the content, not the file's bytes."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What takes the place of an ablated value, where it is not 0."""
+
+    kind: Literal["mean", "mean by position", "resample"]
+    reference: str
+    """Key of `Program.references`."""
+
+
+@dataclass(frozen=True)
+class PatchSource:
+    """Where a patch takes its values from: the unedited run of another prompt."""
+
+    prompt: str
+    """Name of a prompt, or `set.field`: of a file of prompts, the same row's field read as a prompt."""
+    positions: tuple[Positions, ...] = ()
+    """None: the same positions."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """A condition on one feature, position by position, read as the activation arrives."""
+
+    __test__ = False  # not pytest's
+
+    dictionary: str
+    feature: int
+    op: Literal[">", ">=", "<", "<=", "==", "!="]
+    value: float
+    unit: Unit = ""
+
+
+@dataclass(frozen=True)
+class Not:
+    item: Condition
+
+
+@dataclass(frozen=True)
+class And:
+    items: tuple[Condition, ...]
+
+
+@dataclass(frozen=True)
+class Or:
+    items: tuple[Condition, ...]
+
+
+Condition = Test | Not | And | Or
+
+
+@dataclass(frozen=True)
+class Term:
+    """One call of a metric."""
+
+    function: Literal["logit", "prob", "logprob", "kl", "ce", "act", "norm"]
+    text: str | None = None
+    """logit, prob, logprob: the text."""
+    row_field: str | None = None
+    """The field of the prompt's row that holds the text, in place of `text`."""
+    dictionary: str | None = None
+    """act: the dictionary, and the feature."""
+    feature: int = 0
+    site: Site | None = None
+    """norm: the site."""
+
+
+MetricValue = float | Term | tuple[Literal["+", "-", "*", "/"], "MetricValue", "MetricValue"]
+"""A number, a call, or two of these and an operator."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number to compute from a run, with and without the edits."""
+
+    name: str
+    value: MetricValue
+    positions: tuple[Positions, ...] = ()
+    """None: prompt[-1]; for `ce()`, every prompt position that has a next token. Several: the mean over them."""
+    span: Span = field(default=NOWHERE, compare=False)
 
 
 @dataclass(frozen=True)
@@ -50,7 +172,7 @@ class Dictionary:
         """Whether it came with the model, unasked."""
         return self.path == f"demo:{self.name}"
 
-    @property
+    @cached_property
     def identity(self) -> tuple[str, Site]:
         """Equal for one dictionary under two names: its weights, and where it writes."""
         weights, path = self.info.weights, self.info.path
@@ -66,53 +188,63 @@ class Intervention:
     """Where it writes."""
     op: Op
     args: tuple[float, ...]
-    """amplify: factor; set, add: value; clamp: low, high (infinite for an open end)."""
+    """amplify: factor; set, add: value; clamp: low, high (infinite for an open end); apply: its arguments."""
     dictionary: str | None = None
-    """Name of the dictionary whose features are edited; None edits the activation itself."""
+    """Name of the dictionary whose features or error are edited; None edits the activation itself."""
     features: FeatureIds = ()
+    """Numbers of features, heads or coordinates, as `part` says."""
     positions: tuple[Positions, ...] = ()
     """All must hold; none means `all`."""
     span: Span = field(default=NOWHERE, compare=False)
     qualified: bool = field(default=False, compare=False)
     """Whether its text names the dictionary: several are bound to the site."""
+    part: Part = "site"
+    unit: Unit = ""
+    """Of args: of set, clamp and add."""
+    to: Replacement | None = None
+    """ablate: what takes the value's place; keep: what takes the place of everything else. None is zero."""
+    source: PatchSource | None = None
+    """patch: where the value comes from."""
+    direction: str | None = None
+    """Key of `Program.directions`, for part `direction`."""
+    when: Condition | None = None
+    """Acts only where it holds."""
+    stage: int = 0
+    """0 reads the activation as it arrives; n, behind n `then`, what the stages before left at this site."""
+    name: str = ""
+    """apply: the registered edit's name and version, `soften/1`."""
 
-    @property
+    @cached_property
     def key(self) -> tuple[Any, ...]:
-        """Everything but the features: interventions that share it are one."""
-        texts = tuple(sorted(format_node(p) for p in self.positions))
-        return (self.site, self.dictionary or "", self.op, self.args, texts)
+        """Everything but `features`: interventions that share it are one."""
+        from saedsl.canonical import edit_key
+
+        return edit_key(self)
+
+    @cached_property
+    def normal(self) -> Intervention:
+        """The same with its positions and its condition in their simplest spelling."""
+        from saedsl.canonical import normal
+
+        return normal(self)
 
     def text(self) -> str:
         """Canonical text, e.g. `at L2.mlp amplify f7 x2 @ prompt[-1]`, or `at g ablate all`."""
-        where = self.dictionary if self.qualified and self.features == "all" else self.site
-        header = "".join(f" @ {format_node(p)}" for p in self.positions[:-1])
-        return f"at {where}{header} {replace(self, positions=self.positions[-1:]).edit_text()}"
+        from saedsl.wording import statement_text
+
+        return statement_text(self)
 
     def edit_text(self) -> str:
-        """The edit without its site, e.g. `amplify f7 x2`."""
-        target = self.target_text()
-        match self.op, self.args:
-            case "ablate", _:
-                words = ["ablate", target]
-            case "amplify", (factor,):
-                words = ["amplify", target, f"x{number(factor)}" if factor >= 0 else f"x {number(factor)}"]
-            case "set", (value,):
-                words = ["set", target, "=", number(value)]
-            case "add", (value,):
-                words = ["add", number(value), target]
-            case _, args:
-                low, high = ("" if math.isinf(a) else number(a) for a in args)
-                words = ["clamp", target, "to", f"{low}..{high}"]
-        for p in self.positions:
-            words += ["@", format_node(p)]
-        return " ".join(w for w in words if w)
+        """The edit without its site, e.g. `amplify f7 x2`; that it follows others (`stage`) is not said."""
+        from saedsl.wording import edit_text
+
+        return edit_text(self)
 
     def target_text(self) -> str:
-        """`f42`, `{g.f1, g.f3..5}`, `all`, or nothing for the whole site."""
-        if self.dictionary is None:
-            return ""
-        of = f"{self.dictionary}." if self.qualified else ""
-        return "all" if self.features == "all" else feature_text(self.features, of)
+        """`f42`, `{g.f1, g.f3..5}`, `all`, `g.error`, `h3`, `n17`, `dir d`, or nothing for the whole site."""
+        from saedsl.wording import target_text
+
+        return target_text(self)
 
 
 @dataclass(frozen=True)
@@ -122,11 +254,14 @@ class RecordItem:
     label: str
     """Its key in a result: `L5.resid_post`, `g.f42`, `g`."""
     site: Site
-    """Where it is read."""
+    """Where it is read; of an error, where its dictionary writes."""
     dictionary: str | None = None
     features: FeatureIds = ()
+    """Numbers of features, heads or coordinates, as `part` says: all, or one."""
     positions: tuple[Positions, ...] = ()
     span: Span = field(default=NOWHERE, compare=False)
+    part: Part = "site"
+    """Never `direction`."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +291,19 @@ class Step:
     span: Span = field(default=NOWHERE, compare=False)
     written: tuple[Written, ...] = field(default=(), compare=False)
     """Edits and records as the text has them, each with its own span: what mistakes are reported of."""
+    label: str | None = field(default=None, compare=False)
+    """`as NAME`."""
+    values: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """The values of sweeps, as text, by name. A `run` under sweeps is a step for each combination."""
+    statement: int = field(default=0, compare=False)
+    """Which `run` or `generate` of the program: equal for the steps of one sweep."""
+    metrics: tuple[Metric, ...] = ()
+    mode: Mode = "iterative"
+    seed: int = 0
+    """Of sampling, and of resampled references."""
+    temp: float = 0.0
+    """Of sampling; 0 is greedy."""
+    top_p: float = 1.0
     broken: bool = field(default=False, compare=False)
     """The statement has a mistake, reported already: its prompts are those that are known, its `n` may be unknown."""
 
@@ -172,21 +320,31 @@ class Program:
     model: ModelInfo
     dictionaries: Mapping[str, Dictionary]
     """By name; those that no statement uses included."""
-    prompts: Mapping[str, str]
-    """Text by name."""
+    prompts: Mapping[str, Prompt]
+    """By name; row 3 of a file of prompts `io` is `io[3]`, its field `corrupt` as a prompt `io.corrupt[3]`."""
     steps: tuple[Step, ...]
     source: Source = field(compare=False, repr=False)
     model_span: Span = field(default=NOWHERE, compare=False)
     """Where the program names its model."""
     whole: bool = field(default=False, compare=False)
     """Its one step is for a forward of the caller's own, see `check.Context`."""
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The paths of the `prompts` statements, by name."""
+    directions: Mapping[str, Direction] = field(default_factory=dict)
+    """By the name of their `dir` statement, or `$name`; those that no statement uses included."""
+    references: Mapping[str, ReferenceSet] = field(default_factory=dict)
+    """By path, as `Replacement` says."""
     unread_prompts: bool = field(default=False, compare=False)
     """A prompt's declaration could not be read: that there is none is not to be said."""
 
-    @property
+    @cached_property
     def used(self) -> tuple[Dictionary, ...]:
-        """The dictionaries that edits or records need, sorted by name."""
-        names = {i.dictionary for s in self.steps for i in s.items}
+        """The dictionaries that edits, their conditions, records or metrics need, sorted by name."""
+        names: set[str | None] = set()
+        for s in self.steps:
+            names.update(i.dictionary for i in s.items)
+            names.update(t.dictionary for e in s.edits if e.when is not None for t in tests(e.when))
+            names.update(t.dictionary for m in s.metrics for t in terms(m.value))
         return tuple(self.dictionaries[n] for n in sorted(n for n in names if n is not None))
 
     def canonical_names(self, paths: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -203,105 +361,30 @@ class Program:
         """The canonical form: what is hashed. Order, spelling, comments, aliases and what is unused leave no trace.
 
         Args:
-            paths: as in `canonical_names`.
+            paths: as in `canonical_names`. With it, files of directions and references are known by content only.
         """
-        names = self.canonical_names(paths)
-        used = {names[d.name]: d for d in self.used}
-        prompts = {p for s in self.steps for p in s.prompts}
-        return {
-            "language": LANGUAGE,
-            "model": self.model.name,
-            "dictionaries": {
-                names[d.name]: {
-                    "path": (paths or {}).get(d.name, d.path),
-                    "read": str(d.read),
-                    "write": str(d.write),
-                }
-                for d in used.values()
-            },
-            "prompts": {name: text for name, text in sorted(self.prompts.items()) if name in prompts},
-            "steps": [
-                {
-                    "kind": s.kind,
-                    "prompts": list(s.prompts),
-                    "n": s.n,
-                    "edits": [
-                        _edit_json(e)
-                        for e in canonical(
-                            (replace(e, dictionary=names.get(e.dictionary or "")) for e in s.edits),
-                            {name: d.info.d_sae for name, d in used.items()},
-                        )
-                    ],
-                    "records": _records_json(s.records, names),
-                }
-                for s in self.steps
-            ],
-        }
+        from saedsl.canonical import program_json
+
+        return program_json(self, paths)
 
 
-def canonical(edits: Iterable[Intervention], sizes: Mapping[str, int] | None = None) -> tuple[Intervention, ...]:
-    """Interventions in canonical order, those that differ in their features only made one.
-
-    Deltas of edits add, so order has no meaning and neither has the way features are spread over statements.
-
-    Args:
-        edits: as written; conflicts among them are `saedsl.plan`'s to report.
-        sizes: number of features by dictionary: an edit of all of them is one of `all`.
-    """
-    groups: dict[tuple[Any, ...], Intervention] = {}
-    features: dict[tuple[Any, ...], set[int]] = {}
-    for e in edits:
-        e = replace(e, positions=simplest(e.positions))
-        everything = e.features == "all"
-        groups.setdefault((*e.key, everything), e)
-        if e.dictionary is not None and not everything:
-            features.setdefault((*e.key, everything), set()).update(f for f in e.features if isinstance(f, int))
-    merged: dict[tuple[Any, ...], Intervention] = {}
-    for key, e in groups.items():
-        ids: FeatureIds = tuple(sorted(features[key])) if key in features else e.features
-        if e.dictionary is not None and len(ids) == (sizes or {}).get(e.dictionary) and ids != "all":
-            ids = "all"
-        merged.setdefault((*e.key, ids), replace(e, features=ids))
-    return tuple(sorted(merged.values(), key=lambda e: (e.key[0], *map(repr, e.key[1:]), repr(e.features))))
+def tests(condition: Condition) -> Iterator[Test]:
+    """Every test that a condition is made of."""
+    match condition:
+        case Test():
+            yield condition
+        case Not(item):
+            yield from tests(item)
+        case And(items) | Or(items):
+            for item in items:
+                yield from tests(item)
 
 
-def feature_text(ids: tuple[int, ...], of: str = "") -> str:
-    """`f42` or `{f1, f3..5}`; `of` goes before each, as in `g.f42`."""
-    runs: list[list[int]] = []
-    for i in sorted(ids):
-        if runs and i == runs[-1][1] + 1:
-            runs[-1][1] = i
-        else:
-            runs.append([i, i])
-    parts = [f"{of}f{a}" if a == b else f"{of}f{a}..{b}" if b > a + 1 else f"{of}f{a}, {of}f{b}" for a, b in runs]
-    return parts[0] if len(parts) == 1 and ", " not in parts[0] else "{" + ", ".join(parts) + "}"
-
-
-def number(value: float) -> str:
-    """The shortest text that reads back as `value`."""
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
-
-
-def _edit_json(e: Intervention) -> dict[str, Any]:
-    return {
-        "site": str(e.site),
-        "op": e.op,
-        "args": [number(a) if math.isfinite(a) else ("inf" if a > 0 else "-inf") for a in e.args],
-        "dictionary": e.dictionary,
-        "features": e.features if isinstance(e.features, str) else list(e.features),
-        "positions": sorted(format_node(p) for p in e.positions),
-    }
-
-
-def _records_json(records: Iterable[RecordItem], names: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Without labels: they are the names that the program chose."""
-    found = [
-        {
-            "site": str(r.site),
-            "dictionary": names.get(r.dictionary or ""),
-            "features": r.features if isinstance(r.features, str) else list(r.features),
-            "positions": [format_node(p) for p in simplest(r.positions)],
-        }
-        for r in records
-    ]
-    return [json.loads(text) for text in sorted({json.dumps(r, sort_keys=True) for r in found})]
+def terms(value: MetricValue) -> Iterator[Term]:
+    """Every call that a metric is made of."""
+    match value:
+        case Term():
+            yield value
+        case (_, left, right):
+            yield from terms(left)
+            yield from terms(right)

@@ -57,12 +57,33 @@ def each(check: Callable[[A], B], items: Iterable[A]) -> list[B]:
     return results
 
 
+def both(first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
+    """Two things that have nothing to do with one another.
+
+    Raises:
+        Mistake: those of both, together.
+    """
+    try:
+        a = first()
+    except Mistake as e:
+        try:
+            second()
+        except Mistake as other:
+            raise Mistake.together([e, other]) from None
+        raise
+    return a, second()
+
+
 class Report:
-    """The diagnostics of one source, in the order of the text, none twice."""
+    """The diagnostics of one source and the files it includes, in the order of the text, none twice."""
 
     def __init__(self, source: Source) -> None:
+        """
+        Args:
+            source: the program; its parts, if any, are the included files.
+        """
         self.source = source
-        self._found: dict[tuple[str, str, Span], Diagnostic] = {}
+        self._found: dict[tuple[str, str, str, Span], tuple[Span, Diagnostic]] = {}
 
     def attempt(self, check: Callable[P, B], *args: P.args, **kwargs: P.kwargs) -> B | None:
         """What `check` returns, or None if it has a mistake, which is kept."""
@@ -81,25 +102,49 @@ class Report:
 
     def error(self, code: str, message: str, span: Span, *, label: str = "", hints: Sequence[str] = ()) -> None:
         """Keep an error."""
-        self.extend([Diagnostic(code, message, span, self.source, label, tuple(hints))])
+        self._keep(span, lambda source, at: Diagnostic(code, message, at, source, label, tuple(hints)))
 
     def warning(self, code: str, message: str, span: Span, *, hints: Sequence[str] = ()) -> None:
         """Keep a warning."""
-        self.extend([Diagnostic(code, message, span, self.source, "", tuple(hints), "warning")])
+        self._keep(span, lambda source, at: Diagnostic(code, message, at, source, "", tuple(hints), "warning"))
 
-    def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
-        """Keep diagnostics that were made elsewhere; of those that say the same of the same place, the first."""
+    def extend(self, diagnostics: Iterable[Diagnostic], offset: int = 0) -> None:
+        """Keep diagnostics that were made elsewhere; of those that say the same of the same place, the first.
+
+        Args:
+            diagnostics: of the program's own text, or of an included file.
+            offset: where the text of that file starts in `source`.
+        """
         for d in diagnostics:
-            self._found.setdefault((d.code, d.message, d.span), d)
+            self._add(Span(d.span.start + offset, d.span.end + offset), d)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._found)
 
     def damaged(self, span: Span) -> bool:
         """Whether a string in `span` is reported to be unreadable: what follows from its text is not to be said."""
-        return any(d.code in DAMAGED and span.start <= d.span.start < span.end for d in self._found.values())
+        return any(d.code in DAMAGED and span.start <= at.start < span.end for at, d in self._found.values())
+
+    def line(self, span: Span) -> str:
+        """Where a span starts, to be said at another place: `line 3`, or `line 3 of lib.saedsl` in an included file."""
+        part, offset = self.source.locate(span.start)
+        number, _ = part.place(offset)
+        return f"line {number} of {part.name}" if span.start != offset else f"line {number}"
+
+    def _keep(self, span: Span, make: Callable[[Source, Span], Diagnostic]) -> None:
+        """A diagnostic of the file that `span` is in."""
+        part, start = self.source.locate(span.start)
+        self._add(span, make(part, Span(start, start + span.end - span.start)))
+
+    def _add(self, span: Span, d: Diagnostic) -> None:
+        self._found.setdefault((d.code, d.message, d.source.name, d.span), (span, d))
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """Everything found, in the order of the text."""
-        return tuple(sorted(self._found.values(), key=lambda d: (d.span.start, d.span.end)))
+        """Everything found, in the order of the text, included files behind it."""
+        return tuple(d for _, d in sorted(self._found.values(), key=lambda f: (f[0].start, f[0].end)))
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,15 @@ from typing import Any, Literal
 import numpy as np
 
 from saedsl.errors import ResultError, SAEError
-from saedsl.execute import Firing
+from saedsl.firing import Firing
+from saedsl.metrics import Measured
 from saedsl.sae.replace import check_replaceable, write_folder
 
-VERSION = 1
+VERSION = 2
+"""Of a saved result. Version 1 had no metrics, labels, sweeps and conditions."""
+_COLUMNS = frozenset(
+    ("step", "kind", "label", "prompt", "token", "token_id", "baseline", "edited", "difference", "kl", "metric")
+)
 FILES = ("result.json", "arrays.safetensors")
 """What a saved result consists of."""
 
@@ -72,6 +78,35 @@ class PromptResult:
     firings: tuple[Firing, ...]
     record_positions: Mapping[str, str] = field(default_factory=dict)
     """Where each record was read, by label."""
+    metrics: Mapping[str, Measured] = field(default_factory=dict)
+    """By name, with and without the edits."""
+    label: str | None = None
+    """What the program calls this run: `run fr as first`."""
+    values: tuple[tuple[str, str], ...] = ()
+    """The values of sweeps, by name."""
+    statement: int = 0
+    """Which `run` or `generate` of the program it is of."""
+
+
+@dataclass(frozen=True)
+class MetricMean:
+    """A metric's mean over the prompts of one run, or of one combination of sweep values."""
+
+    statement: int
+    label: str | None
+    values: tuple[tuple[str, str], ...]
+    """Of sweeps, by name."""
+    metric: str
+    baseline: float
+    """NaN, as `edited`, where no prompt has a position to read it at."""
+    edited: float
+    n: int
+    """Prompts that have one."""
+
+    @property
+    def difference(self) -> float:
+        """edited - baseline."""
+        return self.edited - self.baseline
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,16 +122,53 @@ class Result:
     warnings: tuple[str, ...] = ()
     """What was found while it ran, e.g. edits that changed nothing."""
 
+    @property
+    def metrics(self) -> tuple[MetricMean, ...]:
+        """The mean of every metric of every run, for each combination of sweep values, in order."""
+        found: dict[tuple[Any, ...], list[Measured]] = {}
+        for p in self.prompts:
+            for name, m in p.metrics.items():
+                found.setdefault((p.statement, p.label, p.values, name), []).append(m)
+        out = []
+        for (statement, label, values, name), all_of in found.items():
+            known = [m for m in all_of if math.isfinite(m.baseline) and math.isfinite(m.edited)]
+            a, b = (math.fsum(x) / len(known) if known else math.nan for x in _sides(known))
+            out.append(MetricMean(statement, label, values, name, a, b, len(known)))
+        return tuple(out)
+
+    def metric_table(self) -> list[dict[str, Any]]:
+        """A row for each prompt and metric, ready for `pandas.DataFrame`.
+
+        Columns: step, kind, label, prompt, a column for every sweep, metric, baseline, edited, difference.
+        """
+        return [
+            {
+                "step": i,
+                "kind": p.kind,
+                "label": p.label,
+                "prompt": p.prompt,
+                **{f"sweep {name}" if name in _COLUMNS else name: value for name, value in p.values},
+                "metric": name,
+                "baseline": m.baseline,
+                "edited": m.edited,
+                "difference": m.difference,
+            }
+            for i, p in enumerate(self.prompts)
+            for name, m in p.metrics.items()
+        ]
+
     def to_table(self) -> list[dict[str, Any]]:
         """A row for each prompt and candidate token, ready for `pandas.DataFrame`.
 
-        Columns: step, kind, prompt, token, token_id, baseline, edited, difference (probabilities), kl (nats).
+        Columns: step, kind, prompt, a column for every sweep, token, token_id, baseline, edited, difference
+        (probabilities), kl (nats).
         """
         return [
             {
                 "step": i,
                 "kind": p.kind,
                 "prompt": p.prompt,
+                **{f"sweep {name}" if name in _COLUMNS else name: value for name, value in p.values},
                 "token": t.token,
                 "token_id": t.token_id,
                 "baseline": t.baseline,
@@ -108,6 +180,11 @@ class Result:
             for t in p.top
         ]
 
+    def _repr_html_(self) -> str:
+        from saedsl.html import result
+
+        return result(self)
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays."""
         return {
@@ -116,9 +193,14 @@ class Result:
             "plan_id": self.plan_id,
             "model": self.model,
             "warnings": list(self.warnings),
+            "metrics": [{**asdict(m), "values": dict(m.values), **_finite(m.baseline, m.edited)} for m in self.metrics],
             "prompts": [
                 {
                     "kind": p.kind,
+                    "label": p.label,
+                    "statement": p.statement,
+                    "values": dict(p.values),
+                    "metrics": {name: _finite(m.baseline, m.edited) for name, m in p.metrics.items()},
                     "prompt": p.prompt,
                     "text": p.text,
                     "token_ids": list(p.token_ids),
@@ -158,7 +240,7 @@ class Result:
         path = Path(folder)
         try:
             data = json.loads((path / "result.json").read_text(encoding="utf-8"))
-            if data.get("saedsl_result") != VERSION:
+            if data.get("saedsl_result") not in (1, VERSION):
                 raise ResultError(f"{path}: not a result of this version of saedsl")
             arrays = load_file(path / "arrays.safetensors")
             return cls(
@@ -206,4 +288,22 @@ def _prompt(p: dict[str, Any], i: int, arrays: Mapping[str, np.ndarray]) -> Prom
         p["kl"],
         tuple(Firing(**f) for f in p["firings"]),
         dict(p["record_positions"]),
+        {name: Measured(_number(m["baseline"]), _number(m["edited"])) for name, m in p.get("metrics", {}).items()},
+        p.get("label"),
+        tuple(p.get("values", {}).items()),
+        p.get("statement", 0),
     )
+
+
+def _sides(measured: Sequence[Measured]) -> tuple[list[float], list[float]]:
+    return [m.baseline for m in measured], [m.edited for m in measured]
+
+
+def _finite(baseline: float, edited: float) -> dict[str, float | None]:
+    """Both values and their difference as JSON has them: None for what is no number."""
+    values = {"baseline": baseline, "edited": edited, "difference": edited - baseline}
+    return {name: v if math.isfinite(v) else None for name, v in values.items()}
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

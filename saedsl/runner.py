@@ -4,19 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from saedsl.anatomy import ModelInfo
+from saedsl.batching import budget, groups
 from saedsl.errors import RunError
-from saedsl.execute import Firing, StepFunctions, batches
+from saedsl.execute import Firing, needs_shadow
+from saedsl.forwards import Engine, Job
+from saedsl.generation import generate, sampling
+from saedsl.lanes import Row
+from saedsl.making import Key, Maker
+from saedsl.metrics import Measured, kl, log_softmax
 from saedsl.plan import Plan, PlannedPrompt, PlannedStep
 from saedsl.program import Step
 from saedsl.results import PromptResult, Side, TokenChange
 from saedsl.sae.dictionary import SAE
-from saedsl.trace import Frame, Hooks, generate
+from saedsl.sources import Sources
+from saedsl.trace import Frame
+
+Started = Callable[[str], None]
+User = tuple[PlannedStep, PlannedPrompt]
+
+
+@dataclass(frozen=True, eq=False)
+class _Half:
+    """One of the two runs of a prompt, with what is counted and measured of it."""
+
+    side: Side
+    firings: tuple[Firing, ...]
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """A continuation of one row."""
+
+    made: tuple[int, ...]
+    """Generated tokens, one that ends the text included."""
+    first: np.ndarray
+    """Log-probabilities [d_vocab] of the first of them."""
+    firings: tuple[Firing, ...]
+    records: tuple[Mapping[str, np.ndarray], ...]
+    """For each prompt that shares the row."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +66,10 @@ class Runner:
     """Tokens that end a text."""
     top: int = 10
     """Next tokens of either side that a result lists."""
+    batch_size: int | None = None
+    """Most rows of one forward; None: as many as memory allows."""
 
-    def run(
-        self, planned: Plan, weights: Mapping[str, SAE], progress: Callable[[str], None] | None = None
-    ) -> list[PromptResult]:
+    def run(self, planned: Plan, weights: Mapping[str, SAE], progress: Started | None = None) -> list[PromptResult]:
         """Every prompt of every step, in the order of the plan.
 
         Args:
@@ -45,136 +78,232 @@ class Runner:
             progress: called with the prompts' names before they run.
 
         Raises:
-            RunError: if the model yields NaN.
+            RunError: if the model yields NaN, or a value that is taken from another run is not there.
         """
+        sources = sources_of(planned, weights, self.model, self.info, self.batch_size)
         results: list[PromptResult] = []
-        for step in planned.steps:
-            groups = batches(step) if step.step.kind == "run" else [[i] for i in range(len(step.prompts))]
-            done: dict[int, PromptResult] = {}
-            for group in groups:
-                if progress:
-                    progress(", ".join(step.prompts[i].name for i in group))
-                done |= zip(group, self._group(step, group, planned, weights), strict=True)
-            results += [done[i] for i in sorted(done)]
+        for _, together in groupby(planned.steps, key=_statement):
+            steps = list(together)
+            engine = engine_of(planned, weights, self.model, self.info, steps, sources, self.batch_size)
+            halves = self._generated(steps, engine, progress) if steps[0].step.kind == "generate" else None
+            halves = self._ran(steps, engine, progress) if halves is None else halves
+            users = [(s, p) for s in steps for p in s.prompts]
+            results += [self._result(u, *h) for u, h in zip(users, halves, strict=True)]
         return results
 
-    def _group(
-        self, step: PlannedStep, group: list[int], planned: Plan, weights: Mapping[str, SAE]
-    ) -> list[PromptResult]:
-        prompts = [step.prompts[i] for i in group]
-        d = planned.program.dictionaries
-        sides = []
-        for edited in (False, True):
-            functions = StepFunctions(step.step, prompts, d, weights, edited=edited)
-            hooks = Hooks(self.model, self.info, functions.functions, functions.captures)
-            if step.step.kind == "generate":
-                sides.append(self._generate(hooks, functions, prompts[0], step.step))
-            else:
-                sides.append(_forward(hooks, functions, prompts))
-        (baselines, _), (edits, firings) = sides
-        return [
-            self._result(step.step, p, b, e, f) for p, b, e, f in zip(prompts, baselines, edits, firings, strict=True)
+    # One forward ----------------------------------------------------------------------------------------------------
+
+    def _ran(self, steps: Sequence[PlannedStep], engine: Engine, progress: Started | None) -> list[tuple[_Half, _Half]]:
+        """Both runs of every prompt of `run` steps."""
+        users = [(s, p) for s in steps for p in s.prompts]
+        jobs = [Job(Row(s.step, p), (p,), p.tokens.ids) for s, p in users]
+        number = {id(j): i for i, j in enumerate(jobs)}
+        shared = _shared(users)
+        plain = [
+            Job(Row(users[of[0]][0].step, users[of[0]][1], False), tuple(users[i][1] for i in of), ids)
+            for ids, of in shared.items()
         ]
+        edited: dict[int, _Half] = {}
+        baseline: dict[int, _Half] = {}
+        for ran in engine.run([*plain, *jobs], _started(progress)):
+            frames, index = [ran.reading.frame], ran.reading.index
+            if ran.job.row.edited:
+                firings = ran.functions.firings(frames, index)
+                side = Side(_checked(ran.last), ran.functions.recorded(frames, index))
+                edited[number[id(ran.job)]] = _Half(side, firings, ran.values[0])
+                continue
+            logits = _checked(ran.last)
+            for i, values in zip(shared[ran.job.row.tokens], ran.values, strict=True):
+                s, p = users[i]
+                records = ran.functions.recorded(frames, index, (s.step.records, p.records))
+                baseline[i] = _Half(Side(logits, records), (), values)
+        return [(baseline[i], edited[i]) for i in range(len(users))]
 
-    def _generate(
-        self, hooks: Hooks, functions: StepFunctions, prompt: PlannedPrompt, step: Step
-    ) -> tuple[list[Side], list[tuple[Firing, ...]]]:
-        frames: list[Frame] = []
-        made: list[int] = []
-        logprobs: list[mx.array] = []
-        for token, logprob, new in generate(hooks, prompt.tokens.ids, step.n, self.stop):
-            logprobs.append(logprob)
-            made.append(token)
-            frames += new
-        first, *_ = [_checked(p) for p in logprobs]
-        if made[-1] in self.stop:
-            made.pop()
-        ids = prompt.tokens.ids
+    # Generation -----------------------------------------------------------------------------------------------------
+
+    def _generated(
+        self, steps: Sequence[PlannedStep], engine: Engine, progress: Started | None
+    ) -> list[tuple[_Half, _Half]]:
+        """Both runs of every prompt of `generate` steps."""
+        users = [(s, p) for s in steps for p in s.prompts]
+        shared = _shared(users)
+        plain = {ids: Row(users[of[0]][0].step, users[of[0]][1], False) for ids, of in shared.items()}
+        rows = [Row(s.step, p) for s, p in users]
+        texts: dict[int, _Text] = {}
+        for some in [*_grouped(list(plain.values()), engine), *_grouped(rows, engine)]:
+            if progress:
+                progress(", ".join(dict.fromkeys(r.prompt.name for r in some)))
+            of = [[(r.step, r.prompt)] if r.edited else _owners(users, shared[r.tokens]) for r in some]
+            texts |= {id(r): t for r, t in zip(some, self._continued(some, of, engine), strict=True)}
+        base = [texts[id(plain[p.tokens.ids])] for _, p in users]
+        edited = [texts[id(r)] for r in rows]
+        halves = []
+        for i, (before, after) in enumerate(_measured(users, base, edited, engine)):
+            _, p = users[i]
+            own = shared[p.tokens.ids].index(i)
+            halves.append(
+                (
+                    _Half(self._side(p, base[i], own), (), before),
+                    _Half(self._side(p, edited[i], 0), edited[i].firings, after),
+                )
+            )
+        return halves
+
+    def _continued(
+        self, rows: Sequence[Row], of: Sequence[Sequence[tuple[Step, PlannedPrompt]]], engine: Engine
+    ) -> list[_Text]:
+        """Continuations of rows of equal length, behind their shadow rows where they need some."""
+        step = rows[0].step
+        held = rows[0].edited and needs_shadow(step)
+        batch = engine.batch([*(replace(r, edited=False) for r in rows), *rows] if held else rows, paired=held)
+        first = len(rows) if held else 0
+        frames: list[list[Frame]] = [[] for _ in rows]
+        made: list[list[int]] = [[] for _ in rows]
+        start: list[mx.array] = []
+        wrong: list[mx.array] = []
+        prompts = [r.tokens for r in batch.rows]
+        sampler = sampling(step.temp, step.top_p, step.seed)
+        for token in generate(batch.hooks, prompts, step.n, self.stop, sampler=sampler):
+            start = start or [token.logits[first + i] for i in range(len(rows))]
+            odd = (mx.isnan(token.logprobs) | (token.logprobs == mx.inf)).any(axis=-1)
+            mx.async_eval(odd)  # type: ignore[no-untyped-call]
+            wrong.append(odd)
+            for i in range(len(rows)):
+                if not token.done[first + i]:
+                    made[i].append(token.tokens[first + i])
+                    frames[i] += token.frames
+        bad = np.array(mx.stack(wrong))[:, first:]  # [tokens, rows]
+        firings = [batch.functions.firings(f, first + i) for i, f in enumerate(frames)]
+        if any(bad[: len(m), i].any() for i, m in enumerate(made)):
+            raise RunError(NOT_FINITE)
+        out = []
+        for i, (f, users) in enumerate(zip(frames, of, strict=True)):
+            records = tuple(batch.functions.recorded(f, first + i, (s.records, p.records)) for s, p in users)
+            out.append(_Text(tuple(made[i]), _checked(np.array(start[i])), firings[i], records))
+        return out
+
+    def _side(self, p: PlannedPrompt, t: _Text, own: int) -> Side:
+        made = t.made[:-1] if t.made and t.made[-1] in self.stop else t.made
+        ids = p.tokens.ids
         text = self.decode([*ids, *made])[len(self.decode(ids)) :]
-        side = Side(first, functions.recorded(frames, 0), tuple(made), text)
-        return [side], [functions.firings(frames, 0)]
+        return Side(t.first, t.records[own], made, text)
 
-    def _result(
-        self,
-        step: Step,
-        p: PlannedPrompt,
-        baseline: Side,
-        edited: Side,
-        firings: tuple[Firing, ...],
-    ) -> PromptResult:
-        lp, lq = _log_softmax(baseline.logits), _log_softmax(edited.logits)
+    # Results --------------------------------------------------------------------------------------------------------
+
+    def _result(self, user: User, baseline: _Half, edited: _Half) -> PromptResult:
+        s, p = user
+        step = s.step
+        lp, lq = log_softmax(baseline.side.logits), log_softmax(edited.side.logits)
         pb, pe = np.exp(lp), np.exp(lq)
         n = min(self.top, len(pb))
         ids = {int(i) for side in (pb, pe) for i in np.argsort(-side, kind="stable")[:n]}
         changes = [TokenChange(i, self.piece(i), float(pb[i]), float(pe[i])) for i in ids]
         changes.sort(key=lambda t: (-max(t.baseline, t.edited), t.token_id))
         where = {
-            r.label: (replace(s, gen=()) if step.kind == "run" else s).text
-            for r, s in zip(step.records, p.records, strict=True)
+            r.label: (replace(at, gen=()) if step.kind == "run" else at).text
+            for r, at in zip(step.records, p.records, strict=True)
         }
+        metrics = {name: Measured(value, edited.values[name]) for name, value in baseline.values.items()}
         return PromptResult(
-            step.kind, p.name, p.tokens.text, p.tokens.ids, p.tokens.pieces, baseline, edited,
-            tuple(changes), _kl(lp, lq), firings, where,
+            step.kind, p.name, p.tokens.text, p.tokens.ids, p.tokens.pieces, baseline.side, edited.side,
+            tuple(changes), kl(lp, lq), edited.firings, where, metrics, step.label, step.values, step.statement,
         )  # fmt: skip
 
 
-def _forward(
-    hooks: Hooks, functions: StepFunctions, prompts: Sequence[PlannedPrompt]
-) -> tuple[list[Side], list[tuple[Firing, ...]]]:
-    logits, frame = hooks(mx.array([p.tokens.ids for p in prompts]))
-    last = logits[:, -1].astype(mx.float32)
-    mx.eval(last, *frame.arrays)
-    sides = [Side(_checked(last[i]), functions.recorded([frame], i)) for i in range(len(prompts))]
-    return sides, [functions.firings([frame], i) for i in range(len(prompts))]
+NOT_FINITE = "the model's output is not finite (NaN or inf): an edit is too strong, or the weights are damaged"
 
 
-def _checked(logits: mx.array) -> np.ndarray:
-    out = np.array(logits.astype(mx.float32))
-    if np.isnan(out).any() or np.isposinf(out).any():  # -inf is how models rule tokens out
-        raise RunError(
-            "the model's output is not finite (NaN or inf): an edit is too strong, or the weights are damaged"
-        )
-    return out
+def engine_of(
+    planned: Plan,
+    weights: Mapping[str, SAE],
+    model: nn.Module,
+    info: ModelInfo,
+    steps: Sequence[PlannedStep],
+    sources: Sources | None,
+    batch_size: int | None = None,
+) -> Engine:
+    """What runs rows of these steps."""
+    program = planned.program
+    some = budget(info, [s.step for s in steps], program.dictionaries, batch_size)
+    return Engine(model, info, program, weights, some, sources)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    x = logits.astype(np.float64)
-    x -= x.max()
-    out: np.ndarray = x - np.log(np.exp(x).sum())
-    return out
+def sources_of(
+    planned: Plan, weights: Mapping[str, SAE], model: nn.Module, info: ModelInfo, batch_size: int | None = None
+) -> Sources | None:
+    """The values that a plan takes from other runs, which run now."""
+    engine = engine_of(planned, weights, model, info, planned.steps, None, batch_size)
+
+    def make(key: Key) -> Maker:
+        return Maker(key, info, planned.program.dictionaries, weights, planned.program.directions)
+
+    return Sources.of(planned, make, engine.plain)
 
 
-def _kl(lp: np.ndarray, lq: np.ndarray) -> float:
-    """KL(p || q) in nats, from log-probabilities."""
-    p = np.exp(lp)
-    some = p > 0
-    return max(0.0, float(np.sum(p[some] * (lp[some] - lq[some]))))
+def _statement(s: PlannedStep) -> tuple[object, ...]:
+    """Equal for steps whose rows can share forwards."""
+    step = s.step
+    return step.statement, step.kind, step.n, step.mode, step.seed, step.temp, step.top_p
 
 
-def silent_edits(results: Sequence[PromptResult]) -> Iterator[str]:
-    """A warning for each edit that changed nothing on any prompt, and for each amplification of a silent feature."""
-    by_edit: dict[str, dict[str, list[Firing]]] = {}
-    for p in results:
-        for f in p.firings:
-            by_edit.setdefault(f.edit, {}).setdefault(f.feature, []).append(f)
-    for edit, features in by_edit.items():
-        idle = {name: found for name, found in features.items() if not any(f.changed for f in found)}
-        if not idle or (len(idle) < len(features) and " amplify " not in edit):
-            continue
-        n = sum(f.positions for f in next(iter(idle.values())))
-        if n == 0:
-            yield f"warning[S610]: `{edit}` never acted: no token that was read is at its positions"
-            continue
-        active = [name for name, found in idle.items() if any(f.active for f in found)]
-        silent = [name for name in idle if name not in active]
-        parts = [
-            f"{_few(names)} {'was' if len(names) == 1 else 'were'} {what}"
-            for names, what in ((silent, "never active"), (active, "active but not changed"))
-            if names
-        ]
-        yield f"warning[S610]: `{edit}` changed nothing at {n} positions: {', '.join(parts)}"
+def _shared(users: Sequence[User]) -> dict[tuple[int, ...], list[int]]:
+    """What is run once without edits, by its tokens: the indices of those who want it."""
+    shared: dict[tuple[int, ...], list[int]] = {}
+    for i, (_, p) in enumerate(users):
+        shared.setdefault(p.tokens.ids, []).append(i)
+    return shared
 
 
-def _few(names: Sequence[str]) -> str:
-    named = [name or "the activation" for name in names]
-    return ", ".join(named) if len(named) <= 6 else f"{', '.join(named[:5])} and {len(named) - 5} more"
+def _owners(users: Sequence[User], of: Sequence[int]) -> list[tuple[Step, PlannedPrompt]]:
+    return [(users[i][0].step, users[i][1]) for i in of]
+
+
+def _started(progress: Started | None) -> Callable[[Sequence[Job]], None] | None:
+    if progress is None:
+        return None
+    return lambda jobs: progress(", ".join(dict.fromkeys(j.row.prompt.name for j in jobs)))
+
+
+def _grouped(rows: Sequence[Row], engine: Engine) -> Iterator[list[Row]]:
+    """Rows of equal length that are continued together, in their order."""
+    by_length: dict[tuple[int, bool], list[Row]] = {}
+    for r in rows:
+        by_length.setdefault((len(r.tokens), r.edited and needs_shadow(r.step)), []).append(r)
+    for (length, held), some in by_length.items():
+        shadows = list(range(len(some))) if held else None
+        for group in groups([length + some[0].step.n] * len(some), engine.budget, shadows):
+            yield [some[i] for i in group]
+
+
+def _measured(
+    users: Sequence[User], baselines: Sequence[_Text], edited: Sequence[_Text], engine: Engine
+) -> list[tuple[Mapping[str, float], Mapping[str, float]]]:
+    """Metrics of continuations, (baseline, edited) for each: one more forward over each text, if there are metrics."""
+    if not any(p.metrics for _, p in users):
+        return [({}, {})] * len(users)
+    plain: dict[tuple[int, ...], tuple[Job, list[int]]] = {}
+    jobs: list[Job] = []
+    for i, ((s, p), a, b) in enumerate(zip(users, baselines, edited, strict=True)):
+        ids = p.tokens.ids
+        whole = (*ids, *a.made)
+        row = Row(s.step, p, False, whole[:-1] if a.made else whole)
+        known = plain.setdefault(row.tokens, (Job(row, (), whole), []))
+        known[1].append(i)
+        whole = (*ids, *b.made)
+        jobs.append(Job(Row(s.step, p, True, whole[:-1] if b.made else whole), (p,), whole))
+    shared = {ids: replace(job, prompts=tuple(users[i][1] for i in own)) for ids, (job, own) in plain.items()}
+    before: dict[int, Mapping[str, float]] = {}
+    after: dict[int, Mapping[str, float]] = {}
+    for ran in engine.run([*shared.values(), *jobs]):
+        _checked(ran.last)
+        if ran.job.row.edited:
+            after[id(ran.job)] = ran.values[0]
+        else:
+            before |= zip(plain[ran.job.row.tokens][1], ran.values, strict=True)
+    return [(before[i], after[id(j)]) for i, j in enumerate(jobs)]
+
+
+def _checked(logits: np.ndarray) -> np.ndarray:
+    if np.isnan(logits).any() or np.isposinf(logits).any():  # -inf is how models rule tokens out
+        raise RunError(NOT_FINITE)
+    return logits

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from difflib import get_close_matches
 
 from saedsl.anatomy import ModelInfo
@@ -12,37 +14,133 @@ from saedsl.grammar.words import COMPONENT_ALIASES, COMPONENTS, GLOBAL_SITES
 from saedsl.report import Mistake, each
 from saedsl.sites import Site
 
+Spot = tuple[Site, tuple[int, ...]]
+"""A site, and the heads that are meant of it; none: all of it."""
+
 
 def site_list(pattern: n.SitePattern, model: ModelInfo, one: bool = False) -> list[Site]:
-    """The sites that `pattern` selects on `model`, in order.
+    """The sites that `pattern` selects on `model`, in order, whole.
 
     Args:
-        pattern: as written.
+        pattern: as written; its layers are numbers.
         model: whose layers count.
         one: only a pattern that selects one site will do.
 
     Raises:
-        Mistake: S303 for an unknown component, S304 for a layer that does not exist, S306 if not one as asked.
+        Mistake: S303 for an unknown component, S304 for a layer that does not exist, S306 if not one as asked, or if
+            heads are given.
     """
+    if pattern.heads:
+        whole = format_node(replace(pattern, heads=()))
+        raise Mistake("S306", f"a whole site is needed here, not heads of {whole}", pattern.span, hints=[whole])
     component = COMPONENT_ALIASES.get(pattern.component, pattern.component)
     if pattern.layers is None and component in GLOBAL_SITES:
         return [Site(None, component)]
-    if component not in COMPONENTS or pattern.layers is None:
+    if component not in COMPONENTS or not isinstance(pattern.layers, n.Layers):
         raise _no_such_site(pattern, component, model)
-    layers = list(_layers(pattern.layers, pattern, model))
+    layers = layer_list(pattern.layers, model, pattern.component)
     if one and len(layers) != 1:
         raise Mistake("S306", f"{format_node(pattern)} is {len(layers)} sites, one is needed here", pattern.span)
     return [Site(layer, component) for layer in layers]
 
 
-def _layers(layers: n.Layers, pattern: n.SitePattern, model: ModelInfo) -> Iterable[int]:
+def spot_list(pattern: n.SitePattern, model: ModelInfo) -> list[Spot]:
+    """The sites that `pattern` selects, each with the heads that it says.
+
+    Raises:
+        Mistake: as `site_list`; S324 for heads that do not exist.
+    """
+    sites = site_list(replace(pattern, heads=()), model)
+    ids = head_list(pattern.heads, sites, model, pattern.span)
+    return [(site, ids) for site in sites]
+
+
+def head_list(heads: Iterable[n.LayerRange], sites: Iterable[Site], model: ModelInfo, span: n.Span) -> tuple[int, ...]:
+    """The numbers of heads, which must exist at every one of `sites`; those that stand twice twice.
+
+    Raises:
+        Mistake: S324 if a site has no heads, or not so many; S505 for an empty range. Each is said once.
+    """
+    found: list[int] = []
+    wrong: dict[n.Span, Mistake] = {}
+    for h in heads:
+        at = h.span if h.span != n.NOWHERE else span
+        name = f"h{h.first}" if h.first == h.last else f"h{h.first}..{h.last}"
+        if h.first > h.last:
+            wrong[at] = Mistake("S505", f"{name} is empty: a..b includes both ends, a first", at)
+            continue
+        for site in sites:
+            count = model.heads(site)
+            if count is None:
+                hint = f"heads are at L{site.layer or 0}.attn.q, .k, .v, .z and .pattern"
+                wrong.setdefault(at, Mistake("S324", f"{site} has no heads", at, hints=[hint]))
+            elif not 0 <= h.first <= h.last < count:
+                kind = "key-value heads" if site.component in ("attn.k", "attn.v") else "heads"
+                missing = h.last if h.last >= count else h.first
+                label = f"{site} has {count} {kind}: h0..{count - 1}" if count > 1 else f"{site} has one head: h0"
+                wrong.setdefault(at, Mistake("S324", f"head {missing} does not exist", at, label=label))
+        found += range(h.first, h.last + 1)
+    if wrong:
+        raise Mistake.together(list(wrong.values()))
+    return tuple(sorted(found))
+
+
+def column_list(neurons: n.Neurons, site: Site, model: ModelInfo) -> tuple[int, ...]:
+    """The numbers of coordinates of a site. Those of a module are held against it when the program runs.
+
+    Raises:
+        Mistake: S325 if the site has none of that number; S505 for an empty range.
+    """
+    if neurons.first > neurons.last:
+        raise Mistake(
+            "S505", f"n{neurons.first}..{neurons.last} is empty: a..b includes both ends, a first", neurons.span
+        )
+    if site.component == "attn.pattern":
+        hints = [f"its heads can be edited: at {site} ablate h0"]
+        raise Mistake(
+            "S325", f"{site} has no coordinates: it is as wide as the text is long", neurons.span, hints=hints
+        )
+    width = model.width(site)
+    if width is not None and neurons.last >= width:
+        raise Mistake(
+            "S325",
+            f"coordinate {neurons.last} does not exist",
+            neurons.span,
+            label=f"{site} is {width} wide: n0..{width - 1}",
+        )
+    return tuple(range(neurons.first, neurons.last + 1))
+
+
+def module_site(m: n.ModuleSite) -> Site:
+    """One side of any module; whether there is one of that path shows when the model is loaded.
+
+    Raises:
+        Mistake: S303 if no module can have that path.
+    """
+    if not re.fullmatch(r"\w+(\.\w+)*", m.path):
+        hint = 'module "model.layers.3.self_attn.o_proj" out'
+        raise Mistake("S303", "this is not the path of a module", m.span, hints=[f"names with dots between: {hint}"])
+    return Site.of_module(m.path, m.side)
+
+
+def layer_list(layers: n.Layers, model: ModelInfo, component: str = "") -> list[int]:
+    """The layers that are meant, in order.
+
+    Args:
+        layers: as written.
+        model: whose layers count.
+        component: for hints.
+
+    Raises:
+        Mistake: S304 for every layer that does not exist.
+    """
     if not layers.items:
-        return range(model.n_layers)
-    ranges = each(lambda item: _range(item, layers, pattern, model), layers.items)
-    return ranges[0] if len(ranges) == 1 else sorted(set().union(*ranges))
+        return list(range(model.n_layers))
+    ranges = each(lambda item: _range(item, layers, component, model), layers.items)
+    return list(ranges[0]) if len(ranges) == 1 else sorted(set().union(*ranges))
 
 
-def _range(item: n.LayerRange, layers: n.Layers, pattern: n.SitePattern, model: ModelInfo) -> range:
+def _range(item: n.LayerRange, layers: n.Layers, component: str, model: ModelInfo) -> range:
     """The layers of one item of `layers`; every end that does not exist is a mistake."""
     count = model.n_layers
     first, last = (i + count if i < 0 else i for i in (item.first, item.last))
@@ -57,7 +155,7 @@ def _range(item: n.LayerRange, layers: n.Layers, pattern: n.SitePattern, model: 
                     f"layer {spelled} does not exist",
                     item.span if len(layers.items) > 1 else layers.span,
                     label=f"this model has {count} layers: L0..L{count - 1}",
-                    hints=[f"did you mean {near}.{pattern.component}?"],
+                    hints=[f"did you mean {near}.{component}?" if component else f"did you mean {near}?"],
                 )
             )
     if wrong:

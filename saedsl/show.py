@@ -12,15 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from saedsl.anatomy import ModelInfo
+from saedsl.explain import ExplainedStep, explain
 from saedsl.grammar.source import Diagnostic
-from saedsl.plan import Plan, PlannedStep
-from saedsl.program import Dictionary, Intervention
+from saedsl.plan import Plan
+from saedsl.program import Dictionary
 
 if TYPE_CHECKING:
-    from saedsl.execute import Firing
-    from saedsl.results import PromptResult, Result
+    from saedsl.firing import Firing
+    from saedsl.metrics import Measured
+    from saedsl.results import MetricMean, PromptResult, Result
 
-_COLOURS = {"error": "bold red", "warning": "bold yellow"}
+MOST_STEPS = 50
+"""Steps, and prompts of a step, that are explained one by one."""
+_COLOURS = {"error": "bold red", "warning": "bold yellow", "note": "bold blue"}
 
 
 def diagnostic(d: Diagnostic) -> Text:
@@ -38,6 +42,9 @@ def result(r: Result, top: int = 5) -> Iterator[RenderableType]:
     for p in r.prompts:
         yield from prompt(p, top)
         yield ""
+    if len(r.prompts) > 1 and r.metrics:
+        yield _means(r)
+        yield ""
     for w in r.warnings:
         yield Text(w, style="yellow")
     yield Text(f"program {r.program_id[:16]}  plan {r.plan_id[:16]}  model {r.model}", style="dim")
@@ -45,12 +52,52 @@ def result(r: Result, top: int = 5) -> Iterator[RenderableType]:
 
 def prompt(p: PromptResult, top: int = 5) -> Iterator[RenderableType]:
     """What became of one prompt: next tokens or texts, what fired, what was recorded."""
-    yield Text.assemble(("prompt ", "bold"), _quoted(p.text), f"   ({len(p.token_ids)} tokens)")
+    run = "".join(f"   {name} = {value}" for name, value in ((("run", p.label),) if p.label else ()) + p.values)
+    yield Text.assemble(("prompt ", "bold"), _quoted(p.text), f"   ({len(p.token_ids)} tokens){run}")
     yield _generated(p) if p.kind == "generate" else _next_token(p, top)
     if p.firings:
         yield _fired(p.firings)
+    if p.metrics:
+        yield _metrics(p)
     for label, array in p.edited.activations.items():
         yield f"recorded {label} {list(array.shape)} at {p.record_positions.get(label, '')}"
+
+
+def _metrics(p: PromptResult) -> RenderableType:
+    """What was measured on one prompt."""
+    table = _table(("metric",), ("baseline", "edited", "difference"))
+    for name, m in p.metrics.items():
+        table.add_row(Text(name), *_sides(m))
+    return table
+
+
+def _means(r: Result) -> RenderableType:
+    """The mean of every metric over prompts: a row for every run, and for each combination of sweep values."""
+    means = r.metrics
+    sweeps = list(dict.fromkeys(name for m in means for name, _ in m.values))
+    runs = len({m.statement for m in means}) > 1
+    table = _table((*(("run",) if runs else ()), *sweeps, "metric"), ("baseline", "edited", "difference", "prompts"))
+    for m in means:
+        values = dict(m.values)
+        run = [Text(m.label or str(m.statement))] if runs else []
+        table.add_row(*run, *(Text(values.get(s, "")) for s in sweeps), Text(m.metric), *_sides(m), str(m.n))
+    return table
+
+
+def _table(left: Iterable[str], right: Iterable[str]) -> Table:
+    table = Table(title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in left:
+        table.add_column(name, justify="left", header_style="dim")
+    for name in right:
+        table.add_column(name, justify="right", header_style="dim")
+    return table
+
+
+def _sides(m: Measured | MetricMean) -> tuple[RenderableType, ...]:
+    if m.baseline != m.baseline or m.edited != m.edited:
+        return ("", "", "")
+    style = "" if abs(m.difference) < 5e-4 else "green" if m.difference > 0 else "red"
+    return f"{m.baseline:.4g}", f"{m.edited:.4g}", Text(f"{m.difference:+.4g}", style=style)
 
 
 def _next_token(p: PromptResult, top: int) -> RenderableType:
@@ -101,7 +148,8 @@ def _fired(firings: Iterable[Firing]) -> RenderableType:
     if len(shown) > 12:
         shown = sorted(shown, key=lambda f: -f.changed)[:12]
     for f in shown:
-        table.add_row(Text(f.edit), f.feature, *(f"{n} pos." for n in (f.positions, f.active, f.changed)))
+        acted = f.positions if f.held is None else f.held
+        table.add_row(Text(f.edit), f.feature, *(f"{n} pos." for n in (acted, f.active, f.changed)))
     return table
 
 
@@ -117,68 +165,44 @@ def explained(plan: Plan) -> Iterator[RenderableType]:
     )
     for d in p.used:
         yield Text.assemble(("dictionary ", "bold"), _dictionary(d))
-    for number, step in enumerate(plan.steps, 1):
-        kind = f"generate {step.step.n}" if step.step.kind == "generate" else "run"
+    yield Text("edits are computed in float32 and added in the model's own type", style="dim")
+    steps = explain(plan)
+    for number, step in enumerate(steps[:MOST_STEPS], 1):
+        sweep = f", {len(step.values)} values" if step.values else ""
         yield ""
-        yield Text(f"step {number}: {kind}", style="bold")
-        if not step.prompts:
-            yield "  on the prompts that the caller gives"
-        yield from _step(plan, step)
+        yield Text(f"step {number}: {', '.join((step.title, *step.options))}{sweep}", style="bold")
+        yield from _step(step)
+    if len(steps) > MOST_STEPS:
+        yield f"and {len(steps) - MOST_STEPS} more steps"
     yield ""
     yield Text(f"program {plan.program_id}", style="dim")
 
 
-def _step(plan: Plan, step: PlannedStep) -> Iterator[RenderableType]:
-    for i, e in enumerate(step.step.edits):
-        point = plan.program.model.hook_point(e.site)
-        yield f"  {e.text()}"
-        yield Text(
-            f"    hook     {point}"
-            + ("  (as a delta of attention's contribution)" if e.site.component == "resid_mid" else "")
-        )
-        yield Text(f"    formula  {formula(e, plan.program.dictionaries)}")
-        for prompt in step.prompts:
-            where = prompt.edits[i]
-            tokens = " ".join(f"{j}:{prompt.tokens.pieces[j]!r}" for j in sorted(where.prompt))
-            after = " and every generated token" if where.gen and step.step.kind == "generate" else ""
-            yield Text(f"    at       {_quoted(prompt.tokens.text)}  {tokens or 'no prompt token'}{after}")
-    for r in step.step.records:
-        yield f"  record {r.label}"
-    n = len({len(p.tokens) for p in step.prompts}) if step.step.kind == "run" else len(step.prompts)
-    extra = step.step.n - 1 if step.step.kind == "generate" else 0
-    size = sum(_floats(plan, step, len(p.tokens)) for p in step.prompts) * 4 / 1e6
+def _step(step: ExplainedStep) -> Iterator[RenderableType]:
+    for prompt in step.prompts[:MOST_STEPS] or ["the prompts that the caller gives"]:
+        yield Text(f"  on {prompt}")
+    if step.values:
+        shown = [*step.values[:8], "..."] if len(step.values) > 9 else step.values
+        yield Text(f"  for {'; '.join(shown)}; edits are those of the first")
+    for e in step.edits:
+        yield f"  {e.text}"
+        yield Text(f"    hook     {e.hook}")
+        yield Text(f"    formula  {e.formula}")
+        for prompt, where in e.at:
+            yield Text(f"    at       {prompt}  {where}")
+        for note in e.notes:
+            yield Text(f"    note     {note}")
+    for r in step.records:
+        yield f"  record {r}"
+    for m in step.metrics:
+        yield f"  metric {m}"
+    for extra in step.cost.extra:
+        yield Text(f"  extra    {extra}", style="dim")
     yield Text(
-        f"  cost     {2 * n * (1 + extra)} forwards, baseline and edited; edits hold about {size:.1f} MB, in float32",
+        f"  cost     {step.cost.rows} rows in {step.cost.forwards} forwards, baseline and edited; "
+        f"a forward holds about {step.cost.bytes / 1e6:.1f} MB",
         style="dim",
     )
-
-
-def formula(e: Intervention, dictionaries: dict[str, Dictionary] | object) -> str:
-    """What an edit computes, as on the language page."""
-    args = [f"{a:g}" for a in e.args]
-    new = {
-        "ablate": "0", "amplify": f"{args[0] if args else ''} f", "set": args[0] if args else "",
-        "add": f"f + {args[0] if args else ''}", "clamp": f"clip(f, {', '.join(args)})",
-    }[e.op]  # fmt: skip
-    if e.dictionary is None:
-        return "x' = " + new.replace("f", "x") if e.op != "clamp" else f"x' = clip(x, {', '.join(args)})"
-    return f"x' = x + s(x) (f' - f) W_dec[{e.target_text()}],  f' = {new}"
-
-
-def _floats(plan: Plan, step: PlannedStep, n_tokens: int) -> int:
-    """Numbers that edits of one forward hold at once, about."""
-    total = 0
-    for e in step.step.edits:
-        d = plan.program.dictionaries[e.dictionary] if e.dictionary else None
-        n = (
-            1
-            if d is None
-            else d.info.d_sae
-            if e.features == "all" or not d.info.config.elementwise
-            else len(e.features)
-        )
-        total += n_tokens * (2 * n + 2 * plan.program.model.width(e.site))
-    return total
 
 
 def _dictionary(d: Dictionary) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from saedsl.chat import ChatTemplate, Rendered, named_tokens, read_config, read_template, template_source
 from saedsl.errors import ModelError
 
 
@@ -24,6 +24,10 @@ class Tokens:
     """Characters of `text` that each token covers, (0, 0) for specials."""
     text: str
     bos_token_id: int | None = None
+    template: tuple[int, ...] = ()
+    """Positions that the chat template wrote, BOS left out."""
+    content: tuple[tuple[int, int], ...] = ()
+    """Characters of `text` that are the user's and the system's own, of a prompt that went through a template."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -38,14 +42,13 @@ class Tokens:
         """The places that spell `text`, each as the positions of its tokens, in order.
 
         A leading space also matches the start of the prompt: tokenizers write a first word with or without one.
-        The empty text is spelled nowhere.
+        The empty text is spelled nowhere. In a chat, the template's own words count where the user's and the system's
+        do not spell it.
         """
         if not text:
             return ()
-        starts = [i for i in range(len(self.text)) if self.text.startswith(text, i)]
-        places = [(i, i + len(text)) for i in starts]
-        if text[:1] == " " and len(text) > 1 and self.text.startswith(text[1:]):
-            places.insert(0, (0, len(text) - 1))
+        own = [p for a, b in self.content for p in self._places(text, a, b)]
+        places = own or self._places(text, 0, len(self.text))
         found = []
         for a, b in places:
             inside = [p for p, (s, e) in enumerate(self.offsets) if s < b and e > a and e > s]
@@ -53,6 +56,17 @@ class Tokens:
             if inside:
                 found.append(tuple(visible or inside))
         return tuple(found)
+
+    def _places(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
+        """Characters that read `text`, from `start` to `end`."""
+        places = []
+        i = self.text.find(text, start, end)
+        while i >= 0:
+            places.append((i, i + len(text)))
+            i = self.text.find(text, i + 1, end)
+        if text[:1] == " " and len(text) > 1 and self.text.startswith(text[1:], start, end):
+            places.insert(0, (start, start + len(text) - 1))
+        return places
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,24 @@ class Encoder:
     """What one token spells."""
     bos_token_id: int | None
     """See `_bos`."""
+    words: Callable[[str], tuple[int, ...]] | None = None
+    """Text -> its ids, as they stand behind other text: no BOS, nothing added. None: what `encode` gives, less BOS."""
+    chat: Callable[[str, str | None], Tokens] | None = None
+    """User's text, system's text -> Tokens, through the chat template; None without one. Raises ModelError."""
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """The token ids of a text that stands behind other text.
+
+        Tokenizers that write a space before every first word would make two of the space that `text` starts with, so
+        the spelling without it counts where it reads the same.
+        """
+        words = self.words or (lambda t: tuple(i for i in self.encode(t).ids if i != self.bos_token_id))
+        found = words(text)
+        if len(found) > 1 and text[:1] == " ":
+            bare = words(text[1:])
+            if len(bare) < len(found) and "".join(map(self.piece, bare)) == text:
+                return bare
+        return found
 
     def from_ids(self, ids: Sequence[int]) -> Tokens:
         """Tokens of ids that are given; their text is their pieces, joined."""
@@ -97,8 +129,9 @@ def read_encoder(folder: Path, bos_token_id: int | None = None) -> Encoder | Non
         backend = Tokenizer.from_file(str(path))
     except Exception as e:  # the tokenizers library raises bare Exception
         raise ModelError(f"{path}: cannot be read as a tokenizer ({e})") from None
-    declared = _declared_bos(folder / "tokenizer_config.json")
-    return _encoder(backend, None if declared is None else backend.token_to_id(declared), bos_token_id)
+    declared = named_tokens(read_config(folder / "tokenizer_config.json").get).get("bos_token")
+    bos = None if declared is None else backend.token_to_id(declared)
+    return _encoder(backend, bos, bos_token_id, read_template(folder))
 
 
 def wrap_tokenizer(tokenizer: Any, bos_token_id: int | None = None) -> Encoder:
@@ -112,7 +145,9 @@ def wrap_tokenizer(tokenizer: Any, bos_token_id: int | None = None) -> Encoder:
     declared = getattr(tokenizer, "bos_token_id", None)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        return _encoder(backend, declared, bos_token_id)
+        source = template_source(getattr(tokenizer, "chat_template", None))
+        template = ChatTemplate(source, named_tokens(lambda name: getattr(tokenizer, name, None))) if source else None
+        return _encoder(backend, declared, bos_token_id, template)
 
     def piece(i: int) -> str:
         return str(tokenizer.decode([i]))
@@ -142,19 +177,6 @@ def _bos(leading: Callable[[str], int | None], declared: int | None, config: int
     return config if declared is None else declared
 
 
-def _declared_bos(path: Path) -> str | None:
-    """`bos_token` of a tokenizer_config.json, a string or an object with `content`; None where it says none."""
-    if not path.is_file():
-        return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{path}: cannot be read as JSON ({e})") from None
-    token = config.get("bos_token") if isinstance(config, dict) else None
-    token = token.get("content") if isinstance(token, dict) else token
-    return token if isinstance(token, str) else None
-
-
 def _checked(text: object) -> str:
     """`text`, if a tokenizer can read it."""
     if not isinstance(text, str):
@@ -168,15 +190,15 @@ def _checked(text: object) -> str:
     return text
 
 
-def _encoder(backend: Any, declared: int | None, config: int | None) -> Encoder:
+def _encoder(backend: Any, declared: int | None, config: int | None, template: ChatTemplate | None) -> Encoder:
     """The encoder of a `tokenizers.Tokenizer`, which is left as it is."""
     whole = cache(lambda: _uncut(backend))
 
-    def read(text: str) -> Any:
+    def read(text: str, specials: bool = True) -> Any:
         # Hugging Face's own calls switch truncation and padding on and off in the tokenizer that we share
         own = backend if backend.truncation is None and backend.padding is None else whole()
         try:
-            return own.encode(text)
+            return own.encode(text, add_special_tokens=specials)
         except Exception as e:  # the tokenizers library raises bare Exception
             raise ModelError(f"the tokenizer cannot read {text[:40]!r} ({e})") from None
 
@@ -186,6 +208,7 @@ def _encoder(backend: Any, declared: int | None, config: int | None) -> Encoder:
 
     bos = _bos(leading, declared, config)
 
+    @cache
     def piece(i: int) -> str:
         raw = backend.id_to_token(i)
         if raw is None:
@@ -198,7 +221,23 @@ def _encoder(backend: Any, declared: int | None, config: int | None) -> Encoder:
         e = read(_checked(text))
         return Tokens(tuple(e.ids), tuple(map(piece, e.ids)), tuple(e.offsets), text, bos)
 
-    return Encoder(encode, piece, bos)
+    def words(text: str) -> tuple[int, ...]:
+        return tuple(read(_checked(text), specials=False).ids)
+
+    def chat(text: str, system: str | None) -> Tokens:
+        assert template is not None
+        rendered = template.render(_checked(text), system if system is None else _checked(system))
+        e = read(rendered.text, specials=False)  # the template writes BOS itself
+        found = Tokens(tuple(e.ids), tuple(map(piece, e.ids)), tuple(e.offsets), rendered.text, bos)
+        return replace(found, template=_template(found, rendered), content=rendered.content)
+
+    return Encoder(encode, piece, bos, words, None if template is None else chat)
+
+
+def _template(tokens: Tokens, rendered: Rendered) -> tuple[int, ...]:
+    """Positions of tokens that hold no character of the conversation itself, BOS left out."""
+    inside = (any(a < end and b > start for start, end in rendered.content) for a, b in tokens.offsets)
+    return tuple(p for p, own in enumerate(inside) if not own and p >= len(tokens.bos))
 
 
 def _uncut(backend: Any) -> Any:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from saedsl.anatomy import ModelInfo
-from saedsl.execute import Firing, StepFunctions
+from saedsl.execute import Firing, needs_shadow
+from saedsl.lanes import Row
 from saedsl.plan import Plan
+from saedsl.runner import engine_of, sources_of
 from saedsl.sae.dictionary import SAE
 from saedsl.sites import Site
 from saedsl.tokens import Tokens
-from saedsl.trace import Frame, Hooks
+from saedsl.trace import Frame
 
 
 class Trace:
@@ -23,8 +26,16 @@ class Trace:
         self, model: nn.Module, info: ModelInfo, planned: Plan, weights: Mapping[str, SAE], rows: Sequence[Tokens]
     ) -> None:
         (last,) = planned.steps
-        self._model, self._info, self._rows = model, info, rows
-        self._functions = StepFunctions(last.step, last.prompts, planned.program.dictionaries, weights)
+        self._info, self._rows = info, rows
+        step, held = last.step, needs_shadow(last.step)
+        edited = [Row(step, p, ids=r.ids) for p, r in zip(last.prompts, rows, strict=True)]
+        plain = [Row(step, p, False, r.ids) for p, r in zip(last.prompts, rows, strict=True)] if held else []
+        sources = sources_of(planned, weights, model, info)
+        engine = engine_of(planned, weights, model, info, [last], sources)
+        self._batch = partial(engine.batch, [*plain, *edited], paired=held)
+        self._first = len(plain)
+        """The row of the batch that is the first of the caller's: those before it are the unedited run."""
+        self._functions = self._batch().functions
         self._edited = {e.site for e in last.step.edits}
         self._output: mx.array | None = None
         self._frame: Frame | None = None
@@ -37,10 +48,12 @@ class Trace:
         """Run now, if it has not run with these sites captured."""
         if self._output is not None and not more:
             return
-        captures = {*self._functions.captures, *self._edited, *more}
-        hooks = Hooks(self._model, self._info, self._functions.functions, captures)
-        self._output, self._frame = hooks(self.tokens)
-        mx.eval(self._output, *self._frame.arrays)
+        batch = self._batch(captures={*self._edited, *more})
+        self._functions = batch.functions
+        tokens = mx.concatenate([self.tokens, self.tokens]) if self._first else self.tokens
+        output, self._frame = batch.hooks(tokens)
+        mx.eval(output, *self._frame.arrays)
+        self._output = output[self._first :]
 
     @property
     def output(self) -> mx.array:
@@ -59,20 +72,21 @@ class Trace:
         """What each edit did, for each row."""
         self.forward()
         assert self._frame is not None
-        return tuple(self._functions.firings([self._frame], i) for i in range(len(self._rows)))
+        return tuple(self._functions.firings([self._frame], self._first + i) for i in range(len(self._rows)))
 
     def captured(self, site: Site) -> mx.array:
         """The activation at one site; the forward runs again if it was not kept."""
         if self._frame is None or site not in self._frame.captured:
             self.forward([site])
         assert self._frame is not None
-        return self._frame.captured[site]
+        return self._frame.captured[site][self._first :]
 
     def recorded(self, label: str) -> mx.array | None:
         """A recorded feature, [batch, seq], or dictionary, [batch, seq, d_sae]; None if it is not recorded."""
         self.forward()
         assert self._frame is not None
-        return self._frame.kept.get(f"record {label}")
+        found = self._frame.kept.get(f"record {label}")
+        return None if found is None else found[self._first :]
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from saedsl.grammar.guess import nearest
-from saedsl.grammar.nodes import ModelDecl, PromptDecl, SAEDecl, Span
+from saedsl.grammar.nodes import DirDecl, Include, ModelDecl, PromptDecl, PromptsDecl, SAEDecl, Span
 from saedsl.grammar.parse import Parsed
 from saedsl.grammar.scan import scan
 from saedsl.grammar.words import STATEMENTS
@@ -15,7 +15,7 @@ from saedsl.report import DAMAGED
 from saedsl.sites import Site
 
 _ON = re.compile(r"(?<!\w)on\s+([A-Za-z0-9_.]+)")
-_NAME = re.compile(r"\w+\s+(\w+)\s*=")
+_NAME = re.compile(r"\w+\s+(\w+)\s*(?:=|in\b)")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def unread(parsed: Parsed) -> list[Unread]:
     for s in parsed.script.statements:
         i = bisect_left(damaged, s.span.start)
         hurt = i < len(damaged) and damaged[i] < s.span.end
-        if not (hurt and isinstance(s, ModelDecl | SAEDecl | PromptDecl)):
+        if not (hurt and isinstance(s, ModelDecl | SAEDecl | PromptDecl | PromptsDecl | DirDecl | Include)):
             good.add(s.span.start)
     found = []
     for chunk in scan(parsed.source).chunks:

@@ -40,7 +40,8 @@ def check(llama: InterpretableModel, sae_of: SAEs, tmp_path_factory: pytest.Temp
     given = {"L0.mlp": sae_of(seed=1).info, "L1.mlp": sae_of(seed=2).info, "L1.attn.z": sae_of(48, seed=3).info}
 
     def run(program: str) -> tuple[Plan | None, Report]:
-        brought = Given(llama.info, llama.encoder, given, {"k": 2.0}, {"p": PROMPT}, folder)
+        bind = {"k": 2.0} if "$k" in program else {}
+        brought = Given(llama.info, llama.encoder, given, bind, {"p": PROMPT}, folder)
         return analyse(Source(program), brought)
 
     return run

@@ -59,7 +59,7 @@ def test_run_as_json_is_the_result(here: Path) -> None:
     done = saedsl("run", *GIVEN, "-e", "at L0.mlp set f1 = $v", "--set", "v=3", "-p", PROMPT, "--json")
     assert done.exit_code == 0, done.output
     data = json.loads(done.stdout)
-    assert data["saedsl_result"] == 1
+    assert data["saedsl_result"] == 2
     (prompt,) = data["prompts"]
     assert prompt["text"] == PROMPT
     assert prompt["pieces"][0] == "<s>"

@@ -420,12 +420,12 @@ def test_an_empty_program_is_bitwise_the_plain_model(family: str, dtype: str, mo
 def test_edits_keep_the_dtype_of_their_site(family: str, dtype: str, model_of: Models, sae_of: SAEs) -> None:
     lm = model_of(family, dtype)
     sites = lm.info.sites
-    saes = {str(s): sae_of(lm.info.width(s), 16) for s in sites}
+    saes = {str(s): sae_of(width, 16) for s in sites if (width := lm.info.width(s)) is not None}
     with lm.trace(TEXT, "") as t:
         t.forward(sites)
         before = {str(s): t.activations[str(s)].dtype for s in sites}
-    for edit in ("amplify f1..3 x2", "amplify x1.1"):
-        with lm.trace(TEXT, "\n".join(f"at {s} {edit}" for s in sites), saes=saes) as t:
+    for edit, where in (("amplify f1..3 x2", saes), ("amplify x1.1", before)):
+        with lm.trace(TEXT, "\n".join(f"at {s} {edit}" for s in where), saes=saes) as t:
             t.forward(sites)
             assert {str(s): t.activations[str(s)].dtype for s in sites} == before
 

@@ -54,7 +54,9 @@ def test_an_example_script_runs(script: str, arguments: list[str], says: str, tm
     assert says in done.stdout
 
 
-def test_the_programs_of_the_readme_parse() -> None:
+def test_the_page_of_the_readme_runs_without_a_word_of_complaint() -> None:
     text = (ROOT / "README.md").read_text()
-    page = text.split("## The language in one page")[1].split("```")[1]
-    assert saedsl.parse(page).diagnostics == ()
+    page = text.split("## The language in one page")[1].split("```")[1].removeprefix("saedsl\n")
+    result = saedsl.InterpretableModel.load("demo").run(page)
+    assert [p.kind for p in result.prompts] == ["run"] * 4 + ["generate"]  # a row for each strength
+    assert not [w for w in result.warnings if "S610" not in w]

@@ -292,7 +292,7 @@ def test_a_trace_takes_the_edits_of_a_program_and_not_its_prompts_and_runs(
 
 
 def test_what_is_no_program_prompt_or_tokenizer_is_named(llama: InterpretableModel) -> None:
-    with pytest.raises(TypeError, match="a program is text, or the Path of a file; this is int"):
+    with pytest.raises(TypeError, match=r"a program is text, the Path of a file, or a saedsl.script\(\); this is int"):
         llama.run(5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a prompt is text, this is int"):
         llama.run("run", prompts=[1, 2])  # type: ignore[list-item]

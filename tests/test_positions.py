@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from saedsl.grammar.nodes import At, Positions
 from saedsl.grammar.parse import parse
 from saedsl.grammar.source import Source
-from saedsl.positions import PositionProblem, PositionSet, everything, resolve
+from saedsl.positions import PositionProblem, PositionSet, everything, resolve, skipped
 from saedsl.tokens import Tokens
 
 PIECES = ("<s>", " the", " cat", " sat", " on", " a", " c", "at", ".")
@@ -38,6 +38,8 @@ def positions(text: str) -> Positions:
 
 
 OPEN = "gen[0..]"
+SKIP = frozenset({0})
+"""BOS: what an edit through a dictionary skips."""
 TABLE: list[tuple[str, str, str]] = [
     # text, of a whole-site edit, of an edit through a dictionary that was not trained on BOS
     ("all", f"0..8, {OPEN}", f"1..8, {OPEN}"),
@@ -73,23 +75,24 @@ TABLE: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("text", "whole", "through_sae"), TABLE)
 def test_positions_resolve_on_a_prompt(text: str, whole: str, through_sae: str) -> None:
-    assert resolve((positions(text),), tokens(), skip_bos=False).text == whole
-    assert resolve((positions(text),), tokens(), skip_bos=True).text == through_sae
+    assert resolve((positions(text),), tokens()).text == whole
+    assert resolve((positions(text),), tokens(), SKIP).text == through_sae
 
 
 def test_no_positions_mean_all() -> None:
-    assert resolve((), tokens(), skip_bos=False) == everything(tokens())
-    assert resolve((), tokens(), skip_bos=True).text == f"1..8, {OPEN}"
+    assert resolve((), tokens()) == everything(tokens())
+    assert resolve((), tokens(), SKIP).text == f"1..8, {OPEN}"
 
 
 def test_every_leading_bos_is_left_out() -> None:
-    assert resolve((), tokens(("<s>", "<s>", " a")), skip_bos=True).text == f"2, {OPEN}"
-    assert resolve((), tokens((" a", "<s>", " b")), skip_bos=True).text == f"0..2, {OPEN}"
+    for pieces, left in ((("<s>", "<s>", " a"), "2"), ((" a", "<s>", " b"), "0..2")):
+        found = tokens(pieces)
+        assert resolve((), found, skipped(found)).text == f"{left}, {OPEN}"
 
 
 def test_position_lists_are_intersected() -> None:
     both = (positions("prompt[1..5] | gen[0..9]"), positions("prompt[4..8] | gen[3..12]"))
-    assert resolve(both, tokens(), skip_bos=True).text == "4..5, gen[3..9]"
+    assert resolve(both, tokens(), SKIP).text == "4..5, gen[3..9]"
 
 
 PROBLEMS: list[tuple[str, str]] = [
@@ -107,13 +110,13 @@ PROBLEMS: list[tuple[str, str]] = [
 @pytest.mark.parametrize(("text", "code"), PROBLEMS)
 def test_what_does_not_resolve_says_why(text: str, code: str) -> None:
     with pytest.raises(PositionProblem) as e:
-        resolve((positions(text),), tokens(), skip_bos=False)
+        resolve((positions(text),), tokens())
     assert e.value.problem.code == code
 
 
 def test_a_tokenizer_without_bos_has_no_bos_position() -> None:
     with pytest.raises(PositionProblem, match="has no BOS token: this tokenizer adds none") as e:
-        resolve((positions("bos"),), tokens((" a", " b")), skip_bos=False)
+        resolve((positions("bos"),), tokens((" a", " b")))
     assert e.value.problem.code == "S405"
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from saedsl.errors import ResultError
-from saedsl.execute import Firing
+from saedsl.firing import Firing
+from saedsl.metrics import Measured
 from saedsl.results import PromptResult, Result, Side, TokenChange
 
 LOGITS = np.arange(5, dtype=np.float32)
@@ -24,6 +28,7 @@ def result() -> Result:
         Side(LOGITS, activations, (3,), " a"), Side(LOGITS[::-1], activations, (4, 2), " bé"),
         (TokenChange(3, " a", 0.5, 0.25), TokenChange(4, " bé", 0.125, 0.75)), 0.75,
         (Firing("at L0.mlp ablate f1", "f1", 3, 2, 2),), {"L0.mlp": "0..1", "g.f4": "1, gen[0..]"},
+        {"diff": Measured(1.5, float("nan")), "k": Measured(0.0, 0.25)}, "first", (("strength", "2"),), 3,
     )  # fmt: skip
     return Result("ab" * 32, "cd" * 32, "tiny", (prompt,), ("warning[S610]: nothing",))
 
@@ -34,6 +39,10 @@ def test_a_result_is_read_as_it_was_saved(tmp_path: Path) -> None:
     read = Result.load(tmp_path / "deep" / "out")
     assert read.to_json() == saved.to_json()
     assert read.warnings == saved.warnings
+    (p,), (q,) = read.prompts, saved.prompts
+    assert (p.label, p.values, p.statement, p.metrics["k"]) == (q.label, q.values, q.statement, q.metrics["k"])
+    assert p.metrics["diff"].baseline == 1.5
+    assert math.isnan(p.metrics["diff"].edited)
     for a, b in (
         (read.prompts[0].baseline, saved.prompts[0].baseline),
         (read.prompts[0].edited, saved.prompts[0].edited),
@@ -45,11 +54,50 @@ def test_a_result_is_read_as_it_was_saved(tmp_path: Path) -> None:
 
 
 def test_a_table_has_a_row_for_each_prompt_and_token() -> None:
-    shared = {"step": 0, "kind": "generate", "prompt": "fr", "kl": 0.75}
+    shared = {"step": 0, "kind": "generate", "prompt": "fr", "kl": 0.75, "strength": "2"}
     assert result().to_table() == [
         {**shared, "token": " a", "token_id": 3, "baseline": 0.5, "edited": 0.25, "difference": -0.25},
         {**shared, "token": " bé", "token_id": 4, "baseline": 0.125, "edited": 0.75, "difference": 0.625},
     ]
+
+
+def test_metrics_are_averaged_over_the_prompts_of_a_run_and_a_combination() -> None:
+    (p,) = result().prompts
+    prompts = (
+        replace(p, metrics={"m": Measured(1.0, 2.0)}),
+        replace(p, metrics={"m": Measured(2.0, 6.0)}),
+        replace(p, metrics={"m": Measured(9.0, math.nan)}),
+        replace(p, metrics={"m": Measured(5.0, 5.5)}, values=(("strength", "4"),)),
+    )
+    means = replace(result(), prompts=prompts).metrics
+    assert [(m.values, m.metric, m.baseline, m.edited, m.difference, m.n) for m in means] == [
+        ((("strength", "2"),), "m", 1.5, 4.0, 2.5, 2),
+        ((("strength", "4"),), "m", 5.0, 5.5, 0.5, 1),
+    ]
+    assert {(m.statement, m.label) for m in means} == {(3, "first")}
+    rows = replace(result(), prompts=prompts).metric_table()
+    assert rows[1] == {
+        "step": 1, "kind": "generate", "label": "first", "prompt": "fr", "strength": "2",
+        "metric": "m", "baseline": 2.0, "edited": 6.0, "difference": 4.0,
+    }  # fmt: skip
+
+
+def test_a_result_of_the_first_version_is_read(tmp_path: Path) -> None:
+    result().save(tmp_path / "out")
+
+    def older(data: dict[str, Any]) -> None:
+        data["saedsl_result"] = 1
+        del data["metrics"]
+        for p in data["prompts"]:
+            for key in ("label", "statement", "values", "metrics"):
+                del p[key]
+            for f in p["firings"]:
+                del f["held"]
+
+    edit(tmp_path / "out", older)
+    (p,) = Result.load(tmp_path / "out").prompts
+    assert (p.metrics, p.label, p.values, p.statement) == ({}, None, (), 0)
+    assert p.firings == result().prompts[0].firings
 
 
 def test_a_result_may_take_the_place_of_a_result_or_of_an_empty_folder(tmp_path: Path) -> None:
@@ -93,7 +141,7 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monk
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
 
 
-def edit(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     data = json.loads((folder / "result.json").read_text())
     change(data)
     (folder / "result.json").write_text(json.dumps(data))

@@ -22,10 +22,12 @@ from saedsl import anatomy
 from saedsl.anatomy import FAMILIES, Family, ModelInfo
 from saedsl.errors import ModelError
 from saedsl.execute import StepFunctions
+from saedsl.generation import generate
+from saedsl.lanes import Row
 from saedsl.model import InterpretableModel
 from saedsl.sae.dictionary import SAE
 from saedsl.sites import Site
-from saedsl.trace import Frame, Hooks, generate, verify
+from saedsl.trace import Frame, Hooks, verify
 from tests import oracle
 
 Models = Callable[..., InterpretableModel]
@@ -50,7 +52,7 @@ def prepared(
     plan = lm.plan(program, prompts=TEXT, saes=saes)
     step = plan.steps[-1]
     weights = {d.name: saes[d.name] for d in plan.program.used}
-    functions = StepFunctions(step.step, step.prompts, plan.program.dictionaries, weights)
+    functions = StepFunctions([Row(step.step, step.prompts[0])], plan.program, weights)
     return (
         Hooks(lm.model, lm.info, functions.functions, functions.captures),
         functions,
@@ -63,10 +65,10 @@ def continued(
 ) -> tuple[list[int], list[Any], list[Frame], StepFunctions]:
     hooks, functions, ids = prepared(lm, program, saes)
     tokens, logprobs, frames = [], [], []
-    for token, lp, new in generate(hooks, ids, MADE, prefill=prefill):
-        tokens.append(token)
-        logprobs.append(np.array(lp))
-        frames += new
+    for made in generate(hooks, [ids], MADE, prefill=prefill):
+        tokens += made.tokens
+        logprobs.append(np.array(made.logprobs[0]))
+        frames += made.frames
     return tokens, logprobs, frames, functions
 
 
@@ -156,9 +158,9 @@ def test_records_of_generation_are_the_oracles(
 
 def test_a_stop_token_ends_generation_and_is_the_last_that_is_yielded(llama: InterpretableModel) -> None:
     hooks, _, ids = prepared(llama, "generate 9", {})
-    whole = [t for t, _, _ in generate(hooks, ids, 9)]
+    whole = [made.tokens[0] for made in generate(hooks, [ids], 9)]
     stop = whole[4]
-    assert [t for t, _, _ in generate(hooks, ids, 9, stop={stop})] == whole[: whole.index(stop) + 1]
+    assert [made.tokens[0] for made in generate(hooks, [ids], 9, stop={stop})] == whole[: whole.index(stop) + 1]
 
 
 # The model is as it was --------------------------------------------------------------------------------------------
@@ -236,7 +238,7 @@ def test_no_hook_is_installed_while_the_caller_has_control(llama: InterpretableM
     tokens = mx.array([[0, 5, 9, 2]])
     before = state(llama.model, tokens)
     hooks, _, ids = prepared(llama, "at L0.attn.z amplify x9\ngenerate 9", {})
-    steps = generate(hooks, ids, 9)
+    steps = generate(hooks, [ids], 9)
     for _ in range(3):
         next(steps)
         assert state(llama.model, tokens) == before
@@ -373,6 +375,8 @@ tokens = mx.array([[0, 5, 9, 2]])
 plain = lm.model(tokens)
 mx.eval(plain)
 types = [type(m) for _, m in lm.model.named_modules()]
+from mlx_lm.models import llama
+fused = llama.scaled_dot_product_attention
 hits = 0
 def send():
     for i in range(60):
@@ -392,6 +396,7 @@ while sender.is_alive() or armed.is_set():
         armed.clear()
         hits += 1
         assert [type(m) for _, m in lm.model.named_modules()] == types, "not restored"
+        assert llama.scaled_dot_product_attention is fused, "code not restored"
         assert mx.array_equal(lm.model(tokens), plain).item(), "edited"
 sender.join()
 print("interrupted", hits)
@@ -463,7 +468,8 @@ def test_every_family_verifies_and_its_edits_reach_the_output(family: str, model
     plain = lm.model(tokens)
     for site in lm.info.sites:
         edited, captured = lm.forward(tokens, [site], {site: lambda x: x * -0.5})
-        assert captured[site].shape == (1, 5, lm.info.width(site)), site
+        width = lm.info.width(site) or 5 * lm.info.n_heads  # a pattern is as wide as there are keys
+        assert captured[site].shape == (1, 5, width), site
         assert np.abs(np.array(edited - plain).astype(np.float32)).max() > 1e-3, site
 
 
@@ -495,6 +501,8 @@ BROKEN: list[tuple[str, Family, str]] = [
     ("gemma2", Family(mid_norm="pre_feedforward_layernorm"), "do not add up"),
     ("gpt2", Family(), "has no module model.layers.0"),
     ("llama", Family(attn="mlp", mlp="self_attn"), "do not add up"),
+    ("llama", Family(k="self_attn.q_proj"), r"L0.attn.k is 48 wide, but its config says 24 \(2 heads of 12\)"),
+    ("phi3", Family(qkv="self_attn.o_proj"), r"L0.attn.k is 0 wide, but its config says 16 \(2 heads of 8\)"),
 ]
 
 
@@ -544,6 +552,85 @@ def test_an_unknown_family_is_refused_when_a_model_is_wrapped(bare: Callable[...
 def test_what_is_no_model_is_refused(tokenizer: Any) -> None:
     with pytest.raises(ModelError, match=r"this Linear is not an mlx-lm model: load one with mlx_lm\.load"):
         InterpretableModel(nn.Linear(2, 2), tokenizer)
+
+
+# Modules -----------------------------------------------------------------------------------------------------------
+
+
+MODULES = [
+    ("model.layers.0.self_attn.o_proj", "in", Site(0, "attn.z")),
+    ("model.layers.1.self_attn.o_proj", "out", Site(1, "attn")),
+    ("model.layers.1.mlp", "in", Site(1, "mlp.in")),
+    ("model.layers.0", "out", Site(0, "resid_post")),
+    ("model.embed_tokens", "out", Site(None, "embed")),
+    ("lm_head", "out", Site(None, "logits")),
+    ("", "out", Site(None, "logits")),
+]
+
+
+@pytest.mark.parametrize(("path", "side", "named"), MODULES)
+def test_any_module_can_be_read_and_edited(path: str, side: Any, named: Site, llama: InterpretableModel) -> None:
+    site = Site.of_module(path, side)
+    assert Site.parse(str(site)) == site
+    tokens = mx.array([[0, 5, 9, 2]])
+    for read in ((), (named,)):  # together with the named site of the same place, too
+        edited, at = llama.forward(tokens, [site, *read], {site: lambda x: x * 2})
+        expected, there = llama.forward(tokens, [named], {named: lambda x: x * 2})
+        assert mx.array_equal(edited, expected)
+        assert mx.array_equal(at[site], there[named])
+        assert all(mx.array_equal(at[r], there[r]) for r in read)
+    assert llama.info.width(site) is None
+    assert llama.info.heads(site) is None
+
+
+NO_ACTIVATIONS = [
+    ("model.layers.0.mpl", "in", "this model has no such module; did you mean model.layers.0.mlp?"),
+    ("nothing.like.it", "in", "this model has no such module"),
+    ("model.embed_tokens", "in", "this is no activation [batch, seq, width] but int32 [1, 5] (batch 1, seq 5)"),
+    (
+        "model.layers.0.self_attn.rope",
+        "out",
+        "this is no activation [batch, seq, width] but float32 [1, 4, 5, 12] (batch 1, seq 5)",
+    ),
+    ("unused", "out", "the forward of this model never calls the module"),
+    ("keywords", "in", "this is a NoneType, not an array"),
+]  # fmt: skip
+
+
+class Keywords(nn.Module):  # type: ignore[misc]
+    """Called with keywords alone, by a block that is otherwise as it was."""
+
+    def __call__(self, *, x: mx.array) -> mx.array:
+        return x
+
+
+@pytest.mark.parametrize(("path", "side", "message"), NO_ACTIVATIONS)
+def test_a_site_of_a_module_that_is_no_activation_is_refused(
+    path: str, side: Any, message: str, bare: Callable[..., nn.Module], tokenizer: Any
+) -> None:
+    model = bare("llama")
+    lm = InterpretableModel(model, tokenizer)
+    model.unused = nn.Linear(2, 2)
+    model.keywords = Keywords()
+    site = Site.of_module(path, side)
+
+    def call(x: mx.array, frame: Frame) -> mx.array:
+        out: mx.array = model.keywords(x=x)
+        return out
+
+    with pytest.raises(ModelError) as e:
+        Hooks(model, lm.info, {Site(0, "mlp"): call} if path == "keywords" else {}, [site])(mx.array([[0, 5, 9, 2, 8]]))
+    assert str(e.value) == f"{site}: {message}"
+    assert not any("_saedsl_plain" in type(m).__dict__ for _, m in model.named_modules())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sites_sort_in_the_order_of_a_forward_and_modules_come_last(family: str, model_of: Models) -> None:
+    sites = model_of(family).info.sites
+    shuffled = [sites[i] for i in np.random.default_rng(0).permutation(len(sites))]
+    assert list(sites) == sorted(shuffled)
+    module = Site.of_module("model.norm", "in")
+    assert sorted([module, *sites])[-1] == module
 
 
 def test_a_site_is_hooked_in_the_order_of_the_forward(llama: InterpretableModel) -> None:

@@ -10,6 +10,7 @@ Formulas and names are SAELens'. Norms and scales that a file keeps apart are fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import sqrt
@@ -22,6 +23,7 @@ import mlx.core as mx
 from saedsl.errors import SAEError, ShapeError
 from saedsl.sae.config import DictionaryConfig
 from saedsl.sae.header import SAEInfo
+from saedsl.sae.statistics import Statistics, read_statistics
 from saedsl.sae.topk import keep_top_k, kth_largest
 
 if TYPE_CHECKING:
@@ -176,6 +178,15 @@ class SAE:
         """SHA-256 of the weights: of their file, or of the bytes that `save` would write."""
         return self.info.sha256
 
+    @cached_property
+    def statistics(self) -> Statistics:
+        """How strongly its features fire: maximum, deviation, mean and frequency, read on first use.
+
+        Raises:
+            SAEError: if the dictionary's folder carries none, they are of other weights, or they are damaged.
+        """
+        return read_statistics(self.info)
+
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SAE:
         """Read a dictionary from the folder `path`, in any format that `saedsl.sae.formats` knows.
@@ -186,15 +197,15 @@ class SAE:
         from saedsl.sae.formats import detect
 
         folder = Path(path)
-        reader = detect(folder)
-        info = reader.read_info(folder)
-        return cls(info.config, **reader.read_weights(info), source=info)
+        info = SAEInfo.read(folder)
+        return cls(info.config, **detect(folder).read_weights(info), source=info)
 
     def save(self, path: str | PathLike[str], dtype: Literal["float32", "float16"] = "float32") -> SAE:
         """Write the dictionary as a SAELens folder; it appears whole or not at all.
 
         BatchTopK is written as `jumprelu`, which computes the same. A TopK transcoder, which SAELens does not
-        know, is written as `topk_transcoder`, which it refuses.
+        know, is written as `topk_transcoder`, which it refuses. Statistics that the dictionary carries are kept unless
+        float16 rounds a weight.
 
         Args:
             path: the folder; made if missing, replaced if it is a dictionary already.
@@ -208,7 +219,11 @@ class SAE:
         """
         from saedsl.sae.formats import saelens
 
-        saelens.write(Path(path), self.config, self.numpy_weights(), dtype)
+        carried = None
+        if self.info.statistics is not None:
+            with suppress(SAEError):  # of other weights, or damaged: they are left behind
+                carried = self.statistics
+        saelens.write(Path(path), self.config, self.numpy_weights(), dtype, carried)
         return SAE.load(path)
 
     def numpy_weights(self) -> dict[str, np.ndarray]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from functools import cached_property
-from os import PathLike
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from os import PathLike, scandir
 from pathlib import Path
 
 from saedsl.errors import SAEError
@@ -29,6 +29,8 @@ class SAEInfo:
     """The weights' file when the description was read."""
     digest: str | None = None
     """SHA-256 of the weights of a dictionary in memory."""
+    statistics: Stamp | None = None
+    """The file of its features' statistics, where the folder carries one; see `saedsl.sae.statistics`."""
 
     @classmethod
     def read(cls, path: str | PathLike[str]) -> SAEInfo:
@@ -38,10 +40,14 @@ class SAEInfo:
             SAEError: if there is none, its format is unknown, its files are damaged or contradict one
                 another.
         """
-        from saedsl.sae.formats import detect
-
         folder = Path(path)
-        return detect(folder).read_info(folder)
+        try:
+            with scandir(folder) as entries:
+                stats = ((e.name, e.stat()) for e in entries)
+                files = tuple(sorted((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in stats))
+        except OSError:  # a file, nothing, or something that cannot be read: its reader says what is wrong
+            return _described(folder)
+        return _remembered(folder.absolute(), folder, files)
 
     @property
     def d_in(self) -> int:
@@ -77,3 +83,18 @@ class SAEInfo:
     def fingerprint(self) -> str:
         """SHA-256 of config and weights together: equal fingerprints compute the same features."""
         return hashlib.sha256(f"{self.config.canonical()}\n{self.sha256}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _remembered(absolute: Path, folder: Path, files: tuple[tuple[str, int, int, int], ...]) -> SAEInfo:
+    """The dictionary in `folder`, as long as its files are these: (name, size, modification time, inode)."""
+    return _described(folder)
+
+
+def _described(folder: Path) -> SAEInfo:
+    from saedsl.sae.formats import detect
+    from saedsl.sae.statistics import FILE
+
+    info = detect(folder).read_info(folder)
+    statistics = folder / FILE
+    return replace(info, statistics=Stamp.of(statistics)) if statistics.is_file() else info

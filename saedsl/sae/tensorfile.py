@@ -6,7 +6,6 @@ Format: 8 bytes little-endian header length, that many bytes of JSON, then the d
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from saedsl.errors import SAEError
+from saedsl.hashes import sha256_of
 
 MAX_HEADER: Final = 100_000_000
 """Bytes; the limit of the safetensors library itself."""
@@ -67,7 +67,8 @@ def parse_header(text: bytes, available: int, path: Path) -> dict[str, TensorInf
         raise SAEError(f"{path}: not a safetensors file (its header is not JSON); {AGAIN}") from None
     if not isinstance(header, dict):
         raise SAEError(f"{path}: not a safetensors file (its header is not a JSON object); {AGAIN}")
-    free_text = header.pop("__metadata__", {})
+    free_text = header.pop("__metadata__", None)
+    free_text = {} if free_text is None else free_text  # MLX writes null where there is none
     if not isinstance(free_text, dict) or not all(isinstance(value, str) for value in free_text.values()):
         raise SAEError(f"{path}: the header's __metadata__ is damaged; {AGAIN}")
     tensors = {name: _entry(name, entry, path) for name, entry in header.items()}
@@ -120,5 +121,4 @@ def file_sha256(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _sha256(stamp: Stamp) -> str:
-    with stamp.path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(stamp.path, stamp.size, stamp.mtime_ns)

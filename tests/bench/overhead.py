@@ -19,10 +19,12 @@ import mlx.core as mx  # isort: skip
 import numpy as np
 
 from saedsl.execute import StepFunctions
+from saedsl.generation import generate
+from saedsl.lanes import Row
 from saedsl.model import InterpretableModel
 from saedsl.sae.config import Activation, DictionaryConfig
 from saedsl.sites import Site
-from saedsl.trace import Hooks, generate
+from saedsl.trace import Hooks
 
 STORIES = Path(__file__).parents[3] / "shared" / "fixtures" / "stories260k"
 SITE = Site(2, "mlp")
@@ -46,7 +48,7 @@ def hooks_for(model: InterpretableModel, sae: saedsl.SAE, tokens: mx.array) -> H
     source, given, objects = model._given("at L2.mlp amplify f42 x2 @ everywhere", named, {"L2.mlp": sae}, None)
     plan, weights, _ = model._planned(source, given, objects)
     step = plan.steps[0]
-    functions = StepFunctions(step.step, step.prompts, plan.program.dictionaries, weights)
+    functions = StepFunctions([Row(step.step, p) for p in step.prompts], plan.program, weights)
     return Hooks(model.model, model.info, functions.functions)
 
 
@@ -89,7 +91,8 @@ def main() -> None:
         print(f"skipped: {path} is not here")
         return
     model = InterpretableModel.load(path)
-    d, width = model.info.width(SITE), 16 * model.info.width(SITE)
+    d = model.info.d_model
+    width = 16 * d
     rng = np.random.default_rng(1)
     tokens = mx.array(rng.integers(3, model.info.d_vocab, (8, 128)))
     prompt = [1, *(int(i) for i in rng.integers(3, model.info.d_vocab, 15))]
@@ -109,7 +112,7 @@ def main() -> None:
             mx.eval(hooks(tokens)[0])
 
         def continued(hooks: Hooks) -> None:
-            for _ in generate(hooks, prompt, 64):
+            for _ in generate(hooks, [prompt], 64):
                 pass
 
         times = compare(lambda: mx.eval(model.model(tokens)), edited, 40)

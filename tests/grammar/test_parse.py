@@ -15,37 +15,68 @@ from saedsl.grammar.nodes import (
     Add,
     AllFeatures,
     Amplify,
+    And,
+    Apply,
     At,
     Binary,
     Bound,
+    Call,
     Clamp,
+    Compare,
+    Condition,
+    DirDecl,
+    Direction,
     Edit,
+    ErrorTarget,
     Features,
     FeatureSet,
+    Field,
+    Freeze,
     Generate,
+    Heads,
+    Include,
+    KeepOnly,
     LayerRange,
     Layers,
     LetDecl,
+    MetricDecl,
     ModelDecl,
+    ModuleSite,
     Name,
     Negative,
+    Neurons,
     Node,
+    Not,
     Number,
+    Option,
+    Or,
+    Patch,
     PosExcept,
+    PosField,
     PosIndex,
     Positions,
+    PosName,
     PosToken,
     PosUnion,
     PosWord,
+    ProjectOut,
     PromptDecl,
+    PromptsDecl,
     Record,
     RecordItem,
+    Reference,
+    Reset,
     Run,
     SAEDecl,
     Set,
     SitePattern,
     Span,
     Statement,
+    SweepDecl,
+    SweepList,
+    SweepRange,
+    Text,
+    Then,
     WholeSite,
 )
 from saedsl.grammar.parse import MAX_CHARACTERS, build_grammar, parse, parse_or_raise
@@ -103,6 +134,83 @@ STATEMENT: list[tuple[str, Statement]] = [
     ("at L12.mlp ablate f42;", At((one(12),), (Ablate(F42),))),
     ("at g,\n L1.mlp @ gen ablate", At((G, one(1)), (Ablate(WholeSite()),), PosWord("gen"))),
     ("at L1.mlp { ablate f42; amplify f7 x2 }", At((one(1),), (Ablate(F42), Amplify(F7, Number(2))))),
+    ('sae t = "x" on L2.mlp.in -> L2.mlp', SAEDecl("t", "x", one(2, "mlp.in"), one(2))),
+    ('prompt it = chat "Hi"', PromptDecl("it", "Hi", chat=True)),
+    ('prompt it = chat "Hi" system "Be brief."', PromptDecl("it", "Hi", True, "Be brief.")),
+    ('prompts io = "io.jsonl"', PromptsDecl("io", "io.jsonl")),
+    ('dir d = "a.safetensors"', DirDecl("d", "a.safetensors")),
+    ('dir d = "a.safetensors".layers.3', DirDecl("d", "a.safetensors", "layers.3")),
+    ('dir d = "a.safetensors"."odd key"', DirDecl("d", "a.safetensors", "odd key")),
+    ("let t = h0..3", LetDecl("t", Heads(0, 3))),
+    ("let t = L2.attn.z.h3", LetDecl("t", Heads(3, 3, one(2, "attn.z")))),
+    ("let t = {n4, L2.mlp.act.n8..9}", LetDecl("t", FeatureSet((Neurons(4, 4), Neurons(8, 9, one(2, "mlp.act")))))),
+    (
+        'metric m = logit(" a") - 2 * prob(io.answer) @ io.S2',
+        MetricDecl(
+            "m",
+            Binary("-", Call("logit", Text(" a")), Binary("*", Number(2), Call("prob", Field("io", "answer")))),
+            PosField("io", "S2"),
+        ),
+    ),
+    (
+        "metric m = kl() / (act(g.f42) + norm(L3.resid))",
+        MetricDecl(
+            "m",
+            Binary("/", Call("kl"), Binary("+", Call("act", Features(42, 42, G)), Call("norm", one(3, "resid")))),
+        ),
+    ),
+    ("metric m = act(which) + kl", MetricDecl("m", Binary("+", Call("act", Name("which")), Name("kl")))),
+    ("sweep s in [0, -0.5, $k,]", SweepDecl("s", SweepList((Number(0), Number(-0.5), Bound("k"))))),
+    ("sweep s in 0..4", SweepDecl("s", SweepRange(Number(0), Number(4)))),
+    (
+        "sweep s in a..2 * b by 0.5",
+        SweepDecl("s", SweepRange(Name("a"), Binary("*", Number(2), Name("b")), Number(0.5))),
+    ),
+    ("sweep s in {f1, h2}", SweepDecl("s", FeatureSet((Features(1, 1), Heads(2, 2))))),
+    ("sweep s in g.f1..3", SweepDecl("s", Features(1, 3, G))),
+    ("sweep s in h0..3", SweepDecl("s", FeatureSet((Heads(0, 3),)))),
+    ("sweep s in truth", SweepDecl("s", Name("truth"))),
+    ("sweep s in L0..3", SweepDecl("s", layers((0, 3)))),
+    ("sweep s in prompt[0..5]", SweepDecl("s", PosIndex("prompt", 0, 5))),
+    ('include "a.saedsl"', Include("a.saedsl")),
+    ("reset", Reset()),
+    (
+        "run fr, io.corrupt as first with mode = frozen, seed = 3",
+        Run(
+            (Name("fr"), Field("io", "corrupt")),
+            "first",
+            (Option("mode", Name("frozen")), Option("seed", Number(3))),
+        ),
+    ),
+    ("run as first", Run((), "first")),
+    ("run with mode = direct", Run((), None, (Option("mode", Name("direct")),))),
+    (
+        "generate io.corrupt 32 as a with temp = 0.8",
+        Generate(Field("io", "corrupt"), Number(32), "a", (Option("temp", Number(0.8)),)),
+    ),
+    (
+        'record L2.attn.z.h{0, 2..3}, module "model.norm" out, g.error, L2.mlp.act.n17',
+        Record(
+            (
+                RecordItem(SitePattern(layers((2, 2)), "attn.z", (LayerRange(0, 0), LayerRange(2, 3)))),
+                RecordItem(ModuleSite("model.norm", "out")),
+                RecordItem(ErrorTarget(G)),
+                RecordItem(Neurons(17, 17, one(2, "mlp.act"))),
+            )
+        ),
+    ),
+    (
+        "at L1.mlp @ p when f3 { ablate f42 }",
+        At((one(1),), (Ablate(F42),), PosName("p"), Compare(Features(3, 3), ">", Number(0))),
+    ),
+    (
+        "at L1.mlp when f3 > 1 @ gen ablate",
+        At((one(1),), (Ablate(WholeSite()),), PosWord("gen"), Compare(Features(3, 3), ">", Number(1))),
+    ),
+    (
+        "at L1.mlp {\n ablate f42 then\n ablate f7\n then ablate; ablate f42 }",
+        At((one(1),), (Then((Ablate(F42), Ablate(F7), Ablate(WholeSite()))), Ablate(F42))),
+    ),
     (
         "at L1.mlp\n{\n  ablate f42 # c\n\n  amplify f7 x2;\n}",
         At((one(1),), (Ablate(F42), Amplify(F7, Number(2)))),
@@ -117,7 +225,7 @@ def test_statements(text: str, node: Statement) -> None:
     assert parsed.script.statements == (node,)
 
 
-EDIT: list[tuple[str, Edit]] = [
+EDIT: list[tuple[str, Edit | Then]] = [
     ("ablate", Ablate(WholeSite())),
     ("ablate f42 @ prompt", Ablate(F42, PosWord("prompt"))),
     ("ablate all", Ablate(AllFeatures())),
@@ -139,17 +247,49 @@ EDIT: list[tuple[str, Edit]] = [
     ("add -2 * k {f42, f7}", Add(Binary("*", Number(-2), Name("k")), FeatureSet((F42, F7)))),
     ("add strength truth", Add(Name("strength"), Name("truth"))),
     ("add strength", Add(Name("strength"), WholeSite())),
+    ("ablate h3", Ablate(Heads(3, 3))),
+    ("ablate h{0, 2..3}", Ablate(FeatureSet((Heads(0, 0), Heads(2, 3))))),
+    ("ablate n3..9", Ablate(Neurons(3, 9))),
+    ("ablate g.error", Ablate(ErrorTarget(G))),
+    ("drop error @ gen", Ablate(ErrorTarget(), PosWord("gen"))),
+    ("ablate dir $d", Ablate(Direction(Bound("d")))),
+    ("ablate f42 to zero", Ablate(F42)),
+    ('ablate f42 to mean of "a.txt"', Ablate(F42, to=Reference("mean", Text("a.txt")))),
+    (
+        "ablate to mean by position of io @ gen",
+        Ablate(WholeSite(), PosWord("gen"), Reference("mean by position", Name("io"))),
+    ),
+    ("ablate f42 to resample of io", Ablate(F42, to=Reference("resample", Name("io")))),
+    ("set f42 = 4 max when f7", Set(F42, Number(4), unit="max", when=Compare(F7, ">", Number(0)))),
+    ("clamp f7 to ..2 std", Clamp(F7, None, Number(2), unit="std")),
+    ("add 0.4 norm dir d", Add(Number(0.4), Direction(Name("d")), unit="norm")),
+    ("add strength max f42", Add(Name("strength"), F42, unit="max")),
+    ("project out {f42, f7}", ProjectOut(FeatureSet((F42, F7)))),
+    ("patch from it", Patch(WholeSite(), Name("it"))),
+    (
+        "patch f42 @ gen from io.corrupt at io.S2 when f7",
+        Patch(F42, Field("io", "corrupt"), PosField("io", "S2"), PosWord("gen"), Compare(F7, ">", Number(0))),
+    ),
+    ("patch f42 @ gen when f7 from it", Patch(F42, Name("it"), None, PosWord("gen"), Compare(F7, ">", Number(0)))),
+    ("freeze", Freeze(WholeSite())),
+    ("keep only f42", KeepOnly(F42)),
+    ("keep only truth else zero", KeepOnly(Name("truth"))),
+    ("keep only all else mean of io", KeepOnly(AllFeatures(), Reference("mean", Name("io")))),
+    ("apply soften", Apply("soften", (), WholeSite())),
+    ("apply soften() f42 @ gen", Apply("soften", (), F42, PosWord("gen"))),
+    ("apply soften(0.5, k + 1) f42", Apply("soften", (Number(0.5), Binary("+", Name("k"), Number(1))), F42)),
+    ("ablate f42 then ablate f7 @ gen", Then((Ablate(F42), Ablate(F7, PosWord("gen"))))),
 ]
 
 
 @pytest.mark.parametrize(("text", "node"), EDIT)
-def test_edits(text: str, node: Edit) -> None:
+def test_edits(text: str, node: Edit | Then) -> None:
     parsed = parse(f"at L1.mlp {text}")
     assert [d.render() for d in parsed.diagnostics] == []
     assert parsed.script.statements == (At((one(1),), (node,)),)
 
 
-SITE: list[tuple[str, SitePattern | Name]] = [
+SITE: list[tuple[str, SitePattern | ModuleSite | Name]] = [
     ("L3.mlp", one(3)),
     ("L-1.resid", one(-1, "resid")),
     ("L*.resid", SitePattern(Layers(()), "resid")),
@@ -161,12 +301,17 @@ SITE: list[tuple[str, SitePattern | Name]] = [
     ("final", SitePattern(None, "final")),
     ("logits", SitePattern(None, "logits")),
     ("layer_twelve", Name("layer_twelve")),
+    ("layer.mlp", SitePattern(Name("layer"), "mlp")),
+    ("layer.attn.z.h2", SitePattern(Name("layer"), "attn.z", (LayerRange(2, 2),))),
+    ("L8..14.attn.z.h0..3", SitePattern(layers((8, 14)), "attn.z", (LayerRange(0, 3),))),
+    ("L5.attn.z.h{1, 3}", SitePattern(layers((5, 5)), "attn.z", (LayerRange(1, 1), LayerRange(3, 3)))),
+    ('module "model.norm" in', ModuleSite("model.norm", "in")),
 ]
 
 
 @pytest.mark.parametrize(("text", "node"), SITE)
 @pytest.mark.parametrize("form", ["at {} ablate", "at {}, x_y ablate", "at {} {{ ablate }}"])
-def test_sites(form: str, text: str, node: SitePattern | Name) -> None:
+def test_sites(form: str, text: str, node: SitePattern | ModuleSite | Name) -> None:
     parsed = parse(form.format(text))
     assert [d.render() for d in parsed.diagnostics] == []
     (at,) = parsed.script.statements
@@ -187,6 +332,8 @@ POSITION: list[tuple[str, Positions]] = [
     ('" Paris"[-1]', PosToken(" Paris", index=-1)),
     ('every " Paris"', PosToken(" Paris", "every")),
     ('span " Paris"', PosToken(" Paris", "span")),
+    ("p", PosName("p")),
+    ("io.S2", PosField("io", "S2")),
     ("prompt | gen | last", PosUnion((PosWord("prompt"), PosWord("gen"), PosWord("last")))),
     ("all except bos", PosExcept(PosWord("all"), PosWord("bos"))),
     (
@@ -212,9 +359,38 @@ def test_positions(form: str, text: str, node: Positions) -> None:
     (statement,) = parsed.script.statements
     assert isinstance(statement, At | Record)
     where = statement.at
-    if isinstance(statement, At):
-        where = statement.at or statement.edits[0].at
+    if isinstance(statement, At) and isinstance(edit := statement.edits[0], Ablate):
+        where = where or edit.at
     assert where == node
+
+
+F3, F4 = Features(3, 3), Features(4, 4, G)
+ABOVE, BELOW = Compare(F3, ">", Number(0.5)), Compare(F4, "<=", Name("k"), "std")
+CONDITION: list[tuple[str, Condition]] = [
+    ("f3", Compare(F3, ">", Number(0))),
+    ("f3 > 0.5", ABOVE),
+    ("g.f4 <= k std", BELOW),
+    ("L2.mlp.f4 != -1 max", Compare(Features(4, 4, one(2)), "!=", Number(-1), "max")),
+    ("not f3 > 0.5", Not(ABOVE)),
+    ("not not.f3", Not(Compare(Features(3, 3, Name("not")), ">", Number(0)))),
+    ("f3 > 0.5 and g.f4 <= k std or not f3 > 0.5", Or((And((ABOVE, BELOW)), Not(ABOVE)))),
+    ("f3 > 0.5 and (g.f4 <= k std or f3 > 0.5)", And((ABOVE, Or((BELOW, ABOVE))))),
+    ("not (f3 > 0.5 and g.f4 <= k std)", Not(And((ABOVE, BELOW)))),
+]
+
+
+@pytest.mark.parametrize(("text", "node"), CONDITION)
+@pytest.mark.parametrize(
+    "form", ["at L1.mlp when {} ablate", "at L1.mlp ablate @ gen when {}", "at L1.mlp when {} {{ ablate }}"]
+)
+def test_conditions(form: str, text: str, node: Condition) -> None:
+    parsed = parse(form.format(text))
+    assert [d.render() for d in parsed.diagnostics] == []
+    (statement,) = parsed.script.statements
+    assert isinstance(statement, At)
+    (edit,) = statement.edits
+    assert isinstance(edit, Ablate)
+    assert (statement.when or edit.when) == node
 
 
 def spans(node: object, text: str) -> list[tuple[str, str]]:

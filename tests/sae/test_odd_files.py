@@ -193,7 +193,7 @@ def test_any_header_is_a_dictionary_or_refused(good: Path, tmp_path: Path, data:
             read(tmp_path)
 
 
-@pytest.mark.parametrize("value", [5, [], "pt", {"format": 5}, None])
+@pytest.mark.parametrize("value", [5, [], "pt", {"format": 5}, False])
 def test_free_text_that_is_none_is_refused(tmp_path: Path, value: Any) -> None:
     text = json.dumps({"__metadata__": value}).encode()
     path = tmp_path / "t.safetensors"

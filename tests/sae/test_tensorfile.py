@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -99,3 +100,8 @@ def test_hash_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
     assert file_sha256(path) == first
     path.write_bytes(GOOD + b"x")
     assert file_sha256(path) != first
+
+
+def test_files_that_mlx_wrote_have_no_metadata(tmp_path: Path) -> None:
+    mx.save_safetensors(str(tmp_path / "x.safetensors"), {"up": mx.ones(3)})
+    assert read_header(tmp_path / "x.safetensors")["up"].shape == (3,)

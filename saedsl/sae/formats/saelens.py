@@ -19,6 +19,7 @@ from saedsl.sae.formats.saelens_types import EITHER, OURS, TOP, check_types
 from saedsl.sae.header import SAEInfo
 from saedsl.sae.hooknames import hook_of_site, site_of_hook
 from saedsl.sae.replace import write_folder
+from saedsl.sae.statistics import FILE, Statistics
 from saedsl.sae.tensorfile import AGAIN, Stamp, TensorInfo, parse_header, read_header
 from saedsl.sites import Site
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 NAME: Final = "saelens"
 CONFIG: Final = "cfg.json"
 WEIGHTS: Final = "sae_weights.safetensors"
-FILES: Final = (CONFIG, WEIGHTS, "sparsity.safetensors")
+FILES: Final = (CONFIG, WEIGHTS, "sparsity.safetensors", FILE)
 """All that a folder of this format holds."""
 VERSION: Final = 1
 """Of the `metadata.saedsl` entry."""
@@ -146,14 +147,20 @@ def write(
     config: DictionaryConfig,
     weights: Mapping[str, np.ndarray],
     dtype: Literal["float32", "float16"] = "float32",
+    statistics: Statistics | None = None,
 ) -> None:
-    """Write a dictionary to `folder`, whole or not at all; an existing dictionary is replaced.
+    """Write a dictionary to `folder`, whole or not at all; an existing dictionary is replaced, its statistics too.
+
+    `statistics` are those of `weights`; they are left out where storing rounds a weight.
 
     Raises:
         SAEError: if `folder` holds something else, or a weight does not fit in float16.
     """
     text = json.dumps(to_json(config, dtype), indent=2, sort_keys=True) + "\n"
-    write_folder(folder, {CONFIG: text.encode(), WEIGHTS: _serialise(weights, dtype)}, replaceable=FILES)
+    files = {CONFIG: text.encode(), WEIGHTS: _serialise(weights, dtype)}
+    if statistics is not None and all((w == w.astype(dtype)).all() for w in weights.values()):
+        files[FILE] = statistics.serialise(hashlib.sha256(files[WEIGHTS]).hexdigest())
+    write_folder(folder, files, replaceable=FILES)
 
 
 def describe(config: DictionaryConfig, weights: Mapping[str, np.ndarray]) -> SAEInfo:
