@@ -21,13 +21,14 @@ from lark import Lark, TextSlice, UnexpectedInput, UnexpectedToken, lexer
 from lark.lexer import LexerState, LexerThread, LineCounter
 
 from saedsl.errors import ProgramError
-from saedsl.grammar.build import Builder, Mistake
+from saedsl.grammar.build import Builder
 from saedsl.grammar.failure import Failure, Finding
 from saedsl.grammar.guess import nearest
 from saedsl.grammar.mistaken_edits import unknown_edit
 from saedsl.grammar.mistaken_lines import judge
 from saedsl.grammar.mistakes import explain
 from saedsl.grammar.nodes import At, Edit, Node, Script, Span, Statement, Then
+from saedsl.grammar.pieces import Mistake
 from saedsl.grammar.scan import Chunk, Part, Scan, no_edits, scan
 from saedsl.grammar.source import Diagnostic, Source
 from saedsl.grammar.words import EDITS, STATEMENTS

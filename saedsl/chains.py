@@ -6,7 +6,7 @@ mean the same, as each edit only reads what the stages before left; so chains ar
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from saedsl.canonical import edit_key
@@ -17,6 +17,8 @@ from saedsl.sites import Site
 
 Group = tuple[Intervention, ...]
 """Interventions that one edit of a text makes: they differ in dictionary and features only."""
+_Tail = tuple[list[Group], set[str]]
+"""The edits of a chain from its end, last first, and the headers that they allow."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def chains(edits: Iterable[Intervention]) -> list[Chain]:
 
 def _of_site(site: Site, edits: Sequence[Intervention]) -> list[Chain]:
     last = max(e.stage for e in edits)
-    behind: list[tuple[list[Group], set[str]]] = []
+    behind: list[_Tail] = []
     """Chains from their ends: edits of the stages so far, last first, and the headers that they allow."""
     for stage in range(last, -1, -1):
         here = _groups([e for e in edits if e.stage == stage], merge=stage > 0)
@@ -116,22 +118,47 @@ def _groups(edits: Sequence[Intervention], merge: bool) -> list[Group]:
     return [tuple(g) for g in found.values()]
 
 
-def _matching(
-    behind: Sequence[tuple[list[Group], set[str]]], atoms: Sequence[tuple[int, Intervention]]
-) -> list[int] | None:
-    """An atom for each chain, whose header suits it, none twice; None if there are too few (augmenting paths)."""
+def _matching(behind: Sequence[_Tail], atoms: Sequence[tuple[int, Intervention]]) -> list[int] | None:
+    """An atom for each chain, whose header suits it, none twice; None if there are too few (augmenting paths).
+
+    Of those that suit, the one of the same features that leaves the most headers goes first: most chains are of one
+    feature at one place.
+    """
+    headers = [_headers(atom) for _, atom in atoms]
+    alike: dict[Hashable, list[int]] = {}
+    for i, (_, atom) in enumerate(atoms):
+        alike.setdefault(_what(atom), []).append(i)
     taken: dict[int, int] = {}
 
+    def suiting(chain: int) -> Iterator[int]:
+        groups, allowed = behind[chain]
+        same = [i for e in groups[-1] for atom in _atoms(e) for i in alike.get(_what(atom), ())]
+        yield from sorted((i for i in same if allowed & headers[i]), key=lambda i: -len(allowed & headers[i]))
+        fit = [i for i in range(len(atoms)) if allowed & headers[i]]
+        yield from sorted(fit, key=lambda i: -len(allowed & headers[i]))
+
     def place(chain: int, seen: set[int]) -> bool:
-        for i, (_, atom) in enumerate(atoms):
-            if i not in seen and behind[chain][1] & _headers(atom):
+        for i in suiting(chain):
+            if i not in seen:
                 seen.add(i)
                 if i not in taken or place(taken[i], seen):
                     taken[i] = chain
                     return True
         return False
 
-    if not all(place(c, set()) for c in range(len(behind))):
+    def free(chain: int) -> bool:
+        found = next((i for i in suiting(chain) if i not in taken), None)
+        if found is not None:
+            taken[found] = chain
+        return found is not None
+
+    order = sorted(range(len(behind)), key=lambda c: len(behind[c][1]))
+    if not all(free(c) or place(c, set()) for c in order):
         return None
     by_chain = {c: i for i, c in taken.items()}
     return [by_chain[c] for c in range(len(behind))]
+
+
+def _what(e: Intervention) -> Hashable:
+    """What an edit is of, wherever it acts."""
+    return (e.dictionary, e.part, e.direction, e.features)

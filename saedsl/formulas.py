@@ -24,12 +24,10 @@ def formula(e: Intervention) -> str:
         span = "d" if e.part == "direction" else f"W_dec[{_ids(e)}]"
         rule = f"x' = x - Q Q^T x,  Q an orthonormal basis of {span}"
     elif e.op == "keep":
-        rest = f"every {'feature' if e.part == 'features' else 'head' if e.part == 'heads' else 'coordinate'}"
-        but = f" but {_ids(e)}" if e.features else ""
+        what = {"features": "feature", "heads": "head"}.get(e.part, "coordinate")
         to = replacement_text(e.to) if e.to is not None else "0"
-        rule = f"{_frame(e).format(ids='others')}, {old}' = {to} for {rest}{but}" if old == "f" else (
-            f"x' = {to} for {rest}{but}"
-        )  # fmt: skip
+        frame = f"{_frame(e).format(ids='others')},  " if e.part == "features" else ""
+        rule = f"{frame}{old}' = {to} for every {what} but {_ids(e)}"
     elif e.op == "add" and e.unit == "norm":
         along = "d / ||d||" if e.part == "direction" else f"W_dec[i] / ||W_dec[i]||,  i in {_ids(e)}"
         rule = f"x' = x + {_number(e.args[0])} ||x|| {along}"

@@ -12,8 +12,8 @@ def simplest(positions: Iterable[Positions]) -> tuple[Positions, ...]:
     """Positions that all must hold, sorted, none twice; nothing for `all` alone, which is what nothing means.
 
     >>> from saedsl.grammar.nodes import PosWord
-    >>> simplest((PosWord("last"), PosWord("last")))
-    (PosWord(word='last'),)
+    >>> [format_node(p) for p in simplest((PosWord("last"), PosWord("last")))]
+    ['last']
     >>> simplest((PosWord("all"),))
     ()
     """

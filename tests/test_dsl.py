@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from saedsl import registry
 from saedsl.analyse import Given, analyse
 from saedsl.errors import ModelError, ResultError
 from saedsl.grammar.source import Source
 from saedsl.plan import Plan
 from saedsl.plandiff import differences
 from saedsl.planjson import plan_json
-from saedsl.registry import edit
 
 T = 'sae t = "demo:L2.mlp.transcoder"\n'
 G = 'sae g = "demo:L2.mlp"\n'
@@ -86,7 +87,7 @@ PROGRAMS = [
     T + "at t ablate f5 when f6\nat L2.mlp add 1 t.f7 when not (t.f8 > 2)",
     'at L1.attn.pattern ablate h2 @ prompt[-1]',
     'at L1.attn.q, L1.attn.k amplify h0 x2',
-    "at L2.mlp apply soften_twice(0.5, 2) f1..3",
+    "at L2.mlp apply quarter_of_it(0.5, 2) f1..3",
     'at module "model.layers.3.self_attn.o_proj" in ablate @ prompt[-1]',
     "at logits set n5 = -3 @ last\nat final amplify x0.5\nrecord logits @ prompt[-1]",
 ]  # fmt: skip
@@ -105,10 +106,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@edit("soften_twice", version=2)
-def soften_twice(f: Any, *args: float) -> Any:
-    """Registered for the programs below."""
-    return f
+@pytest.fixture(autouse=True, scope="module")
+def quarter_of_it() -> Iterator[None]:
+    """An edit that the programs below apply; other modules' tests do not see it."""
+
+    @registry.edit("quarter_of_it", version=2)
+    def quarter(f: Any, *args: float) -> Any:
+        return f
+
+    yield
+    del registry._EDITS["quarter_of_it/2"]
 
 
 def planned(text: str, base: Path) -> Plan:

@@ -71,7 +71,10 @@ def test_positions_are_tokens(base: Path) -> None:
     text = f"{PQ}at L2.mlp patch f1 @ prompt[-1] from q at prompt[1]; ablate f2; ablate f3 @ last\nat L2.mlp set f2 = 1 @ bos\ngenerate p 5"
     (step,) = explain(planned(text, base))
     found = {e.text: (e.at, e.notes) for e in step.edits}
-    assert found["at L2.mlp patch f1 @ prompt[-1] from q at prompt[1]"] == ((('"Mary stone"', "2:' stone' <- 1:'John'"),), ())
+    assert found["at L2.mlp patch f1 @ prompt[-1] from q at prompt[1]"] == (
+        (('"Mary stone"', "2:' stone' <- 1:'John'"),),
+        (),
+    )
     skips = ("`all` skips BOS; @ everywhere includes them",)
     assert found["at L2.mlp ablate f2"] == ((('"Mary stone"', "1:'Mary' 2:' stone' and every generated token"),), skips)
     assert found["at L2.mlp ablate f3 @ last"][0][0][1] == "2:' stone' and every generated token"
@@ -79,12 +82,15 @@ def test_positions_are_tokens(base: Path) -> None:
 
 
 def test_hooks_stages_and_options_are_said(base: Path) -> None:
-    text = "at L1.resid_mid ablate @ prompt[0] then add 1 n3 @ prompt[0]" if False else "at L1.resid_mid ablate @ prompt[0]"
-    (step,) = explain(planned(f"{text}\nat L2.mlp ablate f1 then set f1 = 2\ngenerate 3 with temp = 0.5, seed = 3, mode = frozen", base))
+    edits = "at L1.resid_mid ablate @ prompt[0]\nat L2.mlp ablate f1 then set f1 = 2\n"
+    (step,) = explain(planned(f"{edits}generate 3 with temp = 0.5, seed = 3, mode = frozen", base))
     assert step.options == ("mode frozen", "seed 3", "temp 0.5, top_p 1")
     by_text = {e.text: e for e in step.edits}
     mid = by_text["at L1.resid_mid ablate @ prompt[0]"]
-    assert (mid.hook, mid.notes) == ("model.layers.1.post_attention_layernorm in", ("as a delta of attention's contribution",))
+    assert (mid.hook, mid.notes) == (
+        "model.layers.1.post_attention_layernorm in",
+        ("as a delta of attention's contribution",),
+    )
     assert by_text["at L2.mlp set f1 = 2"].notes[0] == "reads what stage 0 left at this site"
 
 
@@ -108,10 +114,11 @@ def test_forwards_are_those_of_a_run(base: Path, text: str, rows: int, monkeypat
         counted.append(tokens.shape[0])
         return plain(self, tokens, *more, **named)
 
-    monkeypatch.setattr(Hooks, "__call__", call)
     path = base / "program.saedsl"
     path.write_text(text)
-    InterpretableModel.load("demo").run(path)
+    model = InterpretableModel.load("demo")
+    monkeypatch.setattr(Hooks, "__call__", call)
+    model.run(path)
     (step,) = explain(planned(text, base))
     assert (step.cost.rows, step.cost.forwards) == (rows, len(counted))
     assert sum(counted) == rows
@@ -123,7 +130,9 @@ def test_a_sweep_is_one_entry_with_its_values(base: Path) -> None:
 
 
 def test_explain_says_that_a_step_waits_for_the_callers_prompts(tmp_path: Path) -> None:
-    done = CliRunner().invoke(cli, ["explain", "-e", 'at L2.mlp ablate f1 @ prompt[1]\nrecord L1.mlp\nmetric m = kl()', "--json"])
+    done = CliRunner().invoke(
+        cli, ["explain", "-e", "at L2.mlp ablate f1 @ prompt[1]\nrecord L1.mlp\nmetric m = kl()", "--json"]
+    )
     data = json.loads(done.stdout)
     assert data["explained"][0]["records"] == ["L1.mlp"]
     assert data["explained"][0]["cost"]["rows"] == 2

@@ -10,14 +10,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from saedsl.analyse import Given, analyse
 from saedsl.anatomy import ModelInfo
 from saedsl.grammar.source import Source
-from saedsl.locate import DEMO
+from saedsl.locate import DEMO, find_sae
 from saedsl.plan import Plan
 from saedsl.report import Report
+from saedsl.sae.header import SAEInfo
 from saedsl.tokens import read_encoder
 
 ROWS: list[dict[str, Any]] = [
@@ -263,3 +265,39 @@ def test_a_references_content_is_in_the_hashes_not_its_path(base: Path) -> None:
     two = planned('at L1.mlp ablate to mean of "again.txt"\nrun', base)
     assert one.program_id != two.program_id
     assert one.plan_id({}) == two.plan_id({})
+
+
+def test_a_chat_comes_back_from_text_and_json(base: Path) -> None:
+    plan = planned(f"{CHAT}at L1.mlp ablate\nrun a", base)
+    again = planned(plan.to_dsl(), base)
+    assert again.program_id == plan.program_id
+    assert again.steps[0].prompts[0].tokens == plan.steps[0].prompts[0].tokens
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))).steps == plan.steps
+
+
+def test_what_the_caller_brings_has_a_text_too(base: Path) -> None:
+    info = SAEInfo.read(find_sae("demo:L1.mlp"))
+    text = "at L1.mlp ablate f1 when f2\nat L1.resid add 2 dir $up\nrun"
+    bind = {"up": np.ones(128, np.float32)}
+    plan, report = analysed(text, base, saes={"L1.mlp": info}, bind=bind, prompts={"mine": "Mary stone"})
+    assert plan is not None
+    assert not report.errors
+    again, report = analysed(plan.to_dsl(), base, bind=bind, prompts={"mine": "Mary stone"})
+    assert again is not None
+    assert not report.errors
+    assert again.program_id == plan.program_id
+    places = [[(p.tokens, p.places) for s in x.steps for p in s.prompts] for x in (again, plan)]
+    assert places[0] == places[1]
+
+
+def test_an_error_of_the_template_is_said(base: Path) -> None:
+    folder = base / "picky"
+    shutil.copytree(base / "chat", folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    refusing = "{{ raise_exception('only user and assistant') if messages[0].role == 'system' else 'ok' }}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": refusing}))
+    text = 'model "picky"\nprompt a = chat "Mary" system "little"\nrun a'
+    (d,) = analysed(text, base)[1].errors
+    assert (d.code, d.message, d.hints) == (
+        "S323", "the chat template cannot be used here (only user and assistant)", ("leave `system` out",),
+    )  # fmt: skip

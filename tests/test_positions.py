@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saedsl.grammar.nodes import At, Positions
+from saedsl.grammar.nodes import Ablate, At, Positions
 from saedsl.grammar.parse import parse
 from saedsl.grammar.source import Source
 from saedsl.positions import PositionProblem, PositionSet, everything, resolve, skipped
@@ -32,7 +32,9 @@ def tokens(pieces: tuple[str, ...] = PIECES, bos: int = 0) -> Tokens:
 def positions(text: str) -> Positions:
     (statement,) = parse(Source(f"at embed ablate @ {text}")).script.statements
     assert isinstance(statement, At)
-    at = statement.edits[0].at
+    edit = statement.edits[0]
+    assert isinstance(edit, Ablate)
+    at = edit.at
     assert at is not None
     return at
 

@@ -6,7 +6,7 @@ import pytest
 
 from saedsl.analyse import Given, analyse
 from saedsl.grammar.format import format_node
-from saedsl.grammar.nodes import At
+from saedsl.grammar.nodes import Ablate, At
 from saedsl.grammar.parse import parse
 from saedsl.grammar.source import Source
 from saedsl.places import simplest
@@ -59,5 +59,7 @@ SIMPLEST: list[tuple[str, str]] = [
 def test_positions_have_one_spelling(text: str, expected: str) -> None:
     (statement,) = parse(f"at embed ablate @ {text}").script.statements
     assert isinstance(statement, At)
-    assert statement.edits[0].at is not None
-    assert " @ ".join(map(format_node, simplest((statement.edits[0].at,)))) == expected
+    (edit,) = statement.edits
+    assert isinstance(edit, Ablate)
+    assert edit.at is not None
+    assert " @ ".join(map(format_node, simplest((edit.at,)))) == expected

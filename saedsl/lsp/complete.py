@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 from lark import TextSlice, UnexpectedInput
 
 from saedsl.errors import SAEError
-from saedsl.grammar.build import Mistake
 from saedsl.grammar.nodes import PromptsDecl, Span
 from saedsl.grammar.parse import RULES, grammar
+from saedsl.grammar.pieces import Mistake
 from saedsl.grammar.scan import Chunk, Part, scan
 from saedsl.grammar.source import Source
 from saedsl.grammar.words import COMPONENTS, EDITS, FUNCTIONS, GLOBAL_SITES, MODES, OPTIONS, STATEMENTS

@@ -59,7 +59,7 @@ def main() -> None:
     found = []
     for n in SIZES:
         source = Source(program(n))
-        plan, report = analyse(source, given)
+        _, report = analyse(source, given)
         wrong = len(report.errors)
         found.append(seconds(lambda s=source: analyse(s, given), 3))  # type: ignore[misc]
         print(f"{n} statements: {found[-1]:.3f} s, {1e6 * found[-1] / n:.0f} us each, {wrong} mistakes")
