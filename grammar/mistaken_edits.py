@@ -238,7 +238,7 @@ def bounds(f: Failure) -> Finding | None:
         span = f.span_of(start, f.i) if f.i > start else f.span
         return Finding("S130", "a range is written a..b, a.. or ..b", span, "", hints)
     if f.tok is None:
-        return Finding("S130", "a range is missing", f.span, "", write(f"{f.between(0, f.i)} 0..5"))
+        return Finding("S130", "a range is missing", f.span, "", write(f"{f.between(0, start)} 0..5"))
     return None
 
 

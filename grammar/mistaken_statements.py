@@ -131,7 +131,8 @@ def sweep(f: Failure) -> Finding | None:
     if re.match(rf"[({{]?\s*{number}\s*(,\s*{number}\s*)+", given):
         return Finding("S135", "a list of values goes in [ ]", whole, "", write(f"{lead}[{given.strip('(){}')}]"))
     if m := re.match(r"\[\s*((?:\w+\.)*f\d+[^\]]*)\]", given):
-        return Finding("S135", "features go in braces", whole, "", write(f"{lead}{{{m[1]}}}"))
+        inside = re.sub(r"(?<![\w.])(\d)", r"f\1", m[1])
+        return Finding("S135", "features go in braces", whole, "", write(f"{lead}{{{inside}}}"))
     if re.match(r"\[\s*L\d", given):
         numbers = ", ".join(re.findall(r"L(\d+)", given))
         return Finding("S135", "layers are written L{ }", whole, "", write(f"{lead}L{{{numbers}}}"))

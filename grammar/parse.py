@@ -59,6 +59,8 @@ class Parsed:
     source: Source
     broken: frozenset[str] = frozenset()
     """Names that statements with mistakes declare: unknown only because of those."""
+    headers: tuple[At, ...] = ()
+    """Good headers without a good edit: not in the script, but their sites can be checked."""
 
 
 def parse(source: Source | str, name: str = "<program>") -> Parsed:
@@ -80,7 +82,7 @@ def parse(source: Source | str, name: str = "<program>") -> Parsed:
         diagnostics = [*diagnostics[:MAX_UNREADABLE], _hopeless(source)]
     span = Span(0, len(source.text))
     script = Script(tuple(statements), tuple(found.comments), span=span)
-    return Parsed(script, tuple(diagnostics), source, frozenset(reader.broken))
+    return Parsed(script, tuple(diagnostics), source, frozenset(reader.broken), tuple(reader.headers))
 
 
 def parse_or_raise(source: Source | str, name: str = "<program>") -> Script:
@@ -157,6 +159,7 @@ class _Reader:
         self.source = source
         self.diagnostics = list(found.diagnostics)
         self.broken: set[str] = set()
+        self.headers: list[At] = []
         self.lark = grammar()
         self.hanging = False
         """The last statement stopped too early: the next line may be the rest of it."""
@@ -192,9 +195,12 @@ class _Reader:
             message = "`;` only goes between the edits of an `at`"
             self.report(head, Finding("S117", message, chunk.semicolon, "", ("leave it out",)))
         good = tuple(e for e in edits if e is not None)
-        if header is None or not good:
+        if header is None:
             return None
-        return replace(header, edits=good, block=chunk.block is not None, span=Span(chunk.first.start, chunk.end))
+        at = replace(header, edits=good, block=chunk.block is not None, span=Span(chunk.first.start, chunk.end))
+        if not good:
+            self.headers.append(at)
+        return at if good else None
 
     def chains(self, parts: list[Part]) -> list[Edit | Then | None]:
         """The edits of an `at`, those that `then` joins in one; None for what has a mistake."""

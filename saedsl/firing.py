@@ -69,7 +69,7 @@ def silent_edits(results: Iterable[Sequence[Firing]]) -> Iterator[str]:
             for names, what in ((silent, "never active"), (active, "active but not changed"))
             if names
         ]
-        yield f"warning[S610]: `{edit}` changed nothing at {n} positions: {', '.join(parts)}"
+        yield f"warning[S610]: `{edit}` changed nothing at {n} position{'s' * (n != 1)}: {', '.join(parts)}"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -80,7 +80,7 @@ class _Reader:
         gone = {u.span.start for u in lost}
         good = [s for s in parsed.script.statements if s.span.start not in gone]
         found: list[n.Statement | Unread] = []
-        for s in sorted([*good, *lost], key=lambda s: s.span.start):
+        for s in sorted([*good, *parsed.headers, *lost], key=lambda s: s.span.start):
             if isinstance(s, Unread):
                 found.append(replace(s, span=_moved(s.span, offset)))
                 self.missing |= s.word == "include"

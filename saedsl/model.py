@@ -417,6 +417,9 @@ def _site_name(key: str) -> str:
 
 def _by_name(prompts: Mapping[str, str | Tokens] | Prompts | None) -> Mapping[str, str | Tokens]:
     if prompts is None or isinstance(prompts, Mapping):
+        for t in (prompts or {}).values():
+            if not isinstance(t, str | Tokens):
+                raise TypeError(f"a prompt is text, this is {type(t).__name__}")
         return prompts or {}
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     for t in texts:

@@ -52,6 +52,10 @@ def plan(
             edits = [w for w in step.written if isinstance(w, Intervention)]
             report_conflicts(edits, None, program, report)
         steps.append(PlannedStep(step, tuple(planned)))
+    if prompts and all(step.named and not step.broken for step in program.steps):
+        hints = [f"leave the prompt out of {'`generate`' if program.steps[-1].kind == 'generate' else '`run`'}"]
+        message = "prompts are given that do not run: the program names its own"
+        report.warning("S207", message, program.steps[-1].span, hints=hints)
     return Plan(program, tuple(steps), planner.references())
 
 

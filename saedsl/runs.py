@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -154,8 +154,20 @@ class Runs:
             )
             self._held(step)
             self.steps.append(step)
+        self._idle(s, [step for step in self.steps if step.statement == self.statements])
         self.statements += 1
         self.unused.clear()
+
+    def _idle(self, s: n.Run | n.Generate, steps: Sequence[Step]) -> None:
+        """Warn of options that no step of a statement uses."""
+        if any(step.broken or step.temp for step in steps):
+            return
+        drawn = any(e.to is not None and e.to.kind == "resample" for step in steps for e in step.edits)
+        for o in s.options:
+            if o.name == "top_p" or (o.name == "seed" and not drawn):
+                what = "`run` samples nothing" if isinstance(s, n.Run) else "temp is 0, which is greedy"
+                hints = ["leave it out"] if isinstance(s, n.Run) else ["with temp = 0.8", "or leave it out"]
+                self.report.warning("S602", f"{o.name} has no effect: {what}", o.span, hints=hints)
 
     def unread(self, kind: Literal["run", "generate"], span: n.Span) -> None:
         """A run with a mistake of syntax: what stands above is checked all the same."""
@@ -281,12 +293,13 @@ class Runs:
         held = HELD[step.mode]
         for e in step.written if held else ():
             if isinstance(e, Intervention) and e.site.component in held:
+                kept = f"the outputs, L{e.site.layer}.attn.z or L{e.site.layer}.mlp"
                 self.report.error(
                     "S508",
                     f"this edit would do nothing: {step.mode} mode holds {e.site} at the unedited run",
                     e.span,
                     label=f"runs on {self.report.line(step.span)}",
-                    hints=["leave the mode out, or edit what it does not hold: the outputs, L0.attn.z or L0.mlp"],
+                    hints=[f"leave the mode out, or edit what it does not hold: {kept}"],
                 )
 
 

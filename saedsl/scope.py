@@ -460,9 +460,10 @@ class Scope:
         """The caller's value of `$name`: a finite real number."""
         if name not in self._bind:
             raise self._unbound(name, span, "value")
-        given: object = self._bind[name]
+        given: Any = self._bind[name]
+        one = given.item() if getattr(given, "shape", None) == () and hasattr(given, "item") else given
         try:
-            value = float(given) if isinstance(given, Real) and not isinstance(given, bool) else math.nan
+            value = float(one) if isinstance(one, Real) and not isinstance(one, bool) else math.nan
         except (OverflowError, ValueError):
             value = math.nan
         if math.isfinite(value):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import replace
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -363,9 +364,20 @@ class Recorder:
         elif is_site(place):
             place = str(Site.parse(place))
         of = block.bound(sae, place)
-        ids = [feature_id] if isinstance(feature_id, int) else list(feature_id)
-        texts = [f"{of}f{int(i)}" for i in ids]
+        texts = [f"{of}f{i}" for i in _feature_ids(feature_id)]
         return block.at(place), texts[0] if len(texts) == 1 else texts
+
+
+def _feature_ids(given: int | Sequence[int]) -> list[int]:
+    """Numbers of features, numpy's and mlx's included."""
+    many = given.tolist() if hasattr(given, "tolist") else given
+    try:
+        ids = [index(i) for i in many] if isinstance(many, Collection) else [index(many)]
+    except TypeError:
+        ids = []
+    if not ids or min(ids) < 0:
+        raise RunError(f"a feature is given by its number, from 0, several by a list of numbers: not {given!r}")
+    return ids
 
 
 def _joined(first: Source, second: Source) -> Source:

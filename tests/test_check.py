@@ -218,7 +218,10 @@ POSITIONS: list[Row] = [
     ),
     (
         'prompt q = "<s>The cat"\nrun q',
-        [("S406", "the prompt q starts with 2 BOS tokens: the tokenizer adds one itself", "run q", "", "leave <s> out of the text")],
+        [
+            ("S406", "the prompt q starts with 2 BOS tokens: the tokenizer adds one itself", "run q", "", "leave <s> out of the text"),
+            ("S207", "prompts are given that do not run: the program names its own", "run q", "", "leave the prompt out of `run`"),
+        ],
     ),
     (
         "at L0.mlp ablate f1 @ gen",
@@ -255,7 +258,10 @@ EDITS: list[Row] = [
 RUNS: list[Row] = [
     (
         'prompt q = "hi"\nrun q\nat L0.mlp ablate f1',
-        [("S602", "no run or generate comes after this: it has no effect", "at L0.mlp ablate f1", "", "move it up")],
+        [
+            ("S207", "prompts are given that do not run: the program names its own", "run q", "", "leave the prompt out of `run`"),
+            ("S602", "no run or generate comes after this: it has no effect", "at L0.mlp ablate f1", "", "move it up"),
+        ],
     ),
     ("generate 0", [("S603", "the number of tokens to generate is a whole number, 1 or more", "0", "", "")]),
     ("generate 2.5", [("S603", "the number of tokens to generate is a whole number, 1 or more", "2.5", "", "")]),

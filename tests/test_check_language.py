@@ -9,9 +9,11 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from saedsl import registry
+from saedsl.analyse import analyse
 from saedsl.check import Context, check
 from saedsl.grammar.parse import parse
 from saedsl.grammar.source import Source
@@ -340,6 +342,33 @@ def test_a_value_that_no_statement_names_is_warned_of(folder: Path) -> None:
     assert d.hints == ("it says $k",)
 
 
+@pytest.mark.parametrize("given", [np.array(2.0), np.float32(2), np.int64(2)])
+def test_a_bound_number_may_be_an_array_of_no_dimensions(folder: Path, given: object) -> None:
+    program, report = check(parse(Source("at L0.mlp amplify f1 x $k")), Context(bind={"k": given}, base=folder))
+    assert program is not None and not report.diagnostics
+    assert program.steps[0].edits[0].args == (2.0,)
+
+
+@pytest.mark.parametrize(
+    ("statement", "idle"),
+    [
+        ("generate p 3 with seed = 1", ["seed"]),
+        ("generate p 3 with temp = 0, top_p = 0.5, seed = 1", ["top_p", "seed"]),
+        ("generate p 3 with temp = 0.5, top_p = 0.5, seed = 1", []),
+        ("run p with seed = 1", ["seed"]),
+        ("sweep t in [0, 1]\ngenerate p 3 with temp = t, seed = 1", []),
+        ('at L1.mlp ablate to resample of "long.txt"\nrun p with seed = 1', []),
+    ],
+)
+def test_options_that_change_nothing_are_warned_of(folder: Path, statement: str, idle: list[str]) -> None:
+    (folder / "long.txt").write_text("Some text that is long enough.\n")
+    text = f'prompt p = "Hi"\nat L0.mlp amplify f1 x2\n{statement}'
+    _, report = check(parse(Source(text)), Context(base=folder))
+    assert [(d.code, d.severity, d.message.split()[0]) for d in report.diagnostics] == [
+        ("S602", "warning", name) for name in idle
+    ]
+
+
 def test_twenty_mistakes_are_twenty_diagnostics(run: Check) -> None:
     lines = [
         ('sae g = "nowhere" on L3.attn', "S307", '"nowhere"'),
@@ -377,3 +406,12 @@ def test_twenty_mistakes_are_twenty_diagnostics(run: Check) -> None:
         start += len(line) + 1
     assert len(expected) == 20
     assert [(d.code, d.span.start, d.span.end) for d in report.diagnostics] == expected
+
+
+def test_a_site_is_checked_though_none_of_its_edits_can_be_read() -> None:
+    for text, codes in (
+        ("at L12.mlp ablate 42", ["S304", "S122"]),
+        ("at L12.mlp {\n}\n", ["S304", "S116"]),
+        ("at L1.mlp ablate 42", ["S122"]),
+    ):
+        assert [d.code for d in analyse(Source(text))[1].diagnostics] == codes

@@ -223,6 +223,15 @@ def test_the_template_and_the_prompts_kind_are_in_the_plans_hash(base: Path) -> 
     assert plain.plan_id({}) != chat.plan_id({})
 
 
+@pytest.mark.parametrize(
+    ("runs", "codes"),
+    [("run p", ["S207"]), ("run p\ngenerate p 2", ["S207"]), ("run", []), ("run p\ngenerate 2", [])],
+)
+def test_prompts_of_the_caller_that_never_run_are_warned_of(base: Path, runs: str, codes: list[str]) -> None:
+    _, report = analysed(f'prompt p = "Hi"\nat L0.attn amplify x2\n{runs}', base, prompts={"other": "Other"})
+    assert [d.code for d in report.diagnostics] == codes
+
+
 def test_a_negative_named_position_counts_from_the_end(base: Path) -> None:
     (base / "one.jsonl").write_text(json.dumps({"prompt": "Mary stone John", "positions": {"P": -2}}))
     plan = planned('prompts io = "one.jsonl"\nat L1.mlp ablate @ io.P\nrun io', base)
@@ -243,7 +252,7 @@ def test_a_sweep_of_many_steps_shares_its_positions(base: Path) -> None:
 
 IDS = [
     ("at L2.mlp ablate f1\nrun", "at L2.mlp ablate f1\nrun with mode = frozen"),
-    ("at L2.mlp ablate f1\nrun", "at L2.mlp ablate f1\nrun with seed = 2"),
+    ("at L2.mlp ablate f1\ngenerate 2 with temp = 1", "at L2.mlp ablate f1\ngenerate 2 with temp = 1, seed = 2"),
     ('at L1.mlp ablate to mean of "ref.txt"\nrun', 'at L1.mlp ablate to mean of "even.txt"\nrun'),
     ("metric m = kl()\nrun", "metric m = kl() @ prompt\nrun"),
     (AB + "at L1.mlp patch @ prompt[0] from b at prompt[0]\nrun a", AB + "at L1.mlp patch @ prompt[0] from b at prompt[1]\nrun a"),

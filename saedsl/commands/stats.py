@@ -31,10 +31,12 @@ def command(
     saedsl stats saes/L12-mlp texts.txt
     saedsl stats ./sae texts.jsonl -m mlx-community/Llama-3.2-1B-4bit --site L12.mlp
     """
-    from saedsl.locate import find_sae
+    from saedsl.locate import DEMO, find_sae
     from saedsl.sae.header import SAEInfo
 
     folder = find_sae(sae)
+    if DEMO.resolve() in folder.resolve().parents:
+        fail("usage", f"{sae}: the bundled dictionaries have their statistics; copy {folder} to count anew", USAGE, as_json)
     info = SAEInfo.read(folder)
     name = model or info.config.model_name
     if name is None:

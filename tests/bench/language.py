@@ -2,7 +2,7 @@
 
     python tests/bench/language.py
 
-Measured: docs/performance.md. Nothing is asserted: times depend on the machine.
+Recorded in docs/benchmarks.md. Nothing is asserted: times depend on the machine.
 """
 
 from __future__ import annotations

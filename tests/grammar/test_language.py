@@ -8,8 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
+import saedsl
+from saedsl import registry
 from saedsl.analyse import Given, analyse
 from saedsl.grammar.codes import CODES
 from saedsl.grammar.explain import sections
@@ -30,6 +33,7 @@ from saedsl.grammar.words import (
     TARGETS,
     UNITS,
 )
+from saedsl.model import InterpretableModel
 
 PAGE = files("saedsl.grammar").joinpath("LANGUAGE.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -55,6 +59,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
+@pytest.fixture(scope="module")
+def demo() -> InterpretableModel:
+    return InterpretableModel.load("demo")
+
+
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_an_example_is_a_program(text: str) -> None:
     parsed = parse(text)
@@ -67,6 +76,16 @@ def test_an_example_is_a_program(text: str) -> None:
 def test_an_example_fits_the_bundled_model(text: str, folder: Path) -> None:
     found = analyse(Source(text), Given(base=folder))[1].diagnostics
     assert [d.render() for d in found if d.severity == "error" and d.code not in OUTSIDE] == []
+
+
+@pytest.mark.parametrize("text", [text for text in EXAMPLES if " = chat " not in text])
+def test_an_example_runs(text: str, folder: Path, demo: InterpretableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_EDITS", {})
+    saedsl.edit("soften", version=1)(lambda f, share: f * share)
+    given = Given(base=folder, bind={"k": 3.0} if "$k" in text else {}, prompts={"p": "The capital of France is"})
+    result = demo.run_source(Source(text), given)
+    assert result.prompts
+    assert all(np.isfinite(p.kl) for p in result.prompts)
 
 
 @pytest.mark.parametrize("text", [text for kind, text in FENCES if kind == "saedsl error"])

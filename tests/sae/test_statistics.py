@@ -222,3 +222,15 @@ def test_the_bundled_dictionaries_carry_statistics() -> None:
         assert found.tokens > 100_000
         assert np.all(found.max >= found.mean)
         assert np.mean(found.max == 0) < 0.02
+
+
+def test_the_command_leaves_the_bundled_dictionaries_alone(tmp_path: Path) -> None:
+    from saedsl.locate import DEMO
+
+    file = tmp_path / "texts.txt"
+    file.write_text("The capital of France is Paris.\n")
+    before = (DEMO / "saes/L2.mlp/statistics.safetensors").read_bytes()
+    for name in ("demo:L2.mlp", str(DEMO / "saes/L2.mlp")):
+        done = CliRunner().invoke(cli, ["stats", name, str(file)])
+        assert done.exit_code == 2 and "the bundled dictionaries have their statistics" in done.output
+    assert (DEMO / "saes/L2.mlp/statistics.safetensors").read_bytes() == before
