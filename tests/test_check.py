@@ -259,7 +259,13 @@ RUNS: list[Row] = [
     (
         'prompt q = "hi"\nrun q\nat L0.mlp ablate f1',
         [
-            ("S207", "prompts are given that do not run: the program names its own", "run q", "", "leave the prompt out of `run`"),
+            (
+                "S207",
+                "prompts are given that do not run: the program names its own",
+                "run q",
+                "",
+                "leave the prompt out of `run`",
+            ),
             ("S602", "no run or generate comes after this: it has no effect", "at L0.mlp ablate f1", "", "move it up"),
         ],
     ),

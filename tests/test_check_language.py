@@ -345,7 +345,8 @@ def test_a_value_that_no_statement_names_is_warned_of(folder: Path) -> None:
 @pytest.mark.parametrize("given", [np.array(2.0), np.float32(2), np.int64(2)])
 def test_a_bound_number_may_be_an_array_of_no_dimensions(folder: Path, given: object) -> None:
     program, report = check(parse(Source("at L0.mlp amplify f1 x $k")), Context(bind={"k": given}, base=folder))
-    assert program is not None and not report.diagnostics
+    assert program is not None
+    assert not report.diagnostics
     assert program.steps[0].edits[0].args == (2.0,)
 
 

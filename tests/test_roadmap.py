@@ -6,6 +6,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
 
 from saedsl.cli import cli
@@ -43,7 +44,7 @@ def resolve(name: str) -> None:
     if name.startswith("program: "):
         assert not parse(name.removeprefix("program: ")).diagnostics
     elif name.startswith("saedsl "):
-        assert name.removeprefix("saedsl ") in cli.commands
+        assert cli.get_command(click.Context(cli), name.removeprefix("saedsl ")) is not None
     else:
         parts = name.split(".")
         for i in range(len(parts), 0, -1):

@@ -60,6 +60,8 @@ def test_every_method_says_what_the_text_says(llama: InterpretableModel, sae: SA
     said: dict[str, Callable[[InterpretableModel], Any]] = {
         "ablate f7": lambda m: m.ablate_feature(sae, 7),
         "ablate {f1, f3}": lambda m: m.ablate_feature(sae, [1, 3]),
+        "ablate {f2, f4}": lambda m: m.ablate_feature(sae, np.array([2, 4])),  # type: ignore[arg-type]
+        "ablate f5": lambda m: m.ablate_feature(sae, np.int64(5)),  # type: ignore[arg-type]
         "amplify f7 x-1": lambda m: m.amplify_feature(sae, 7, -1),
         "set f7 = 3": lambda m: m.activate_feature(sae, 7, 3),
         "set f7 = 3 @ prompt[-1]": lambda m: m.activate_feature(sae, 7, strength=3, positions="prompt[-1]"),
@@ -72,6 +74,12 @@ def test_every_method_says_what_the_text_says(llama: InterpretableModel, sae: SA
         with llama.trace(PROMPT, f"at L1.mlp {text}", saes={"L1.mlp": sae}) as same:
             pass
         assert block.plan.program_id == same.plan.program_id, text
+
+
+@pytest.mark.parametrize("given", [-1, [], [1, -2], "f1", 1.5, None])
+def test_what_is_no_feature_number_is_said(llama: InterpretableModel, sae: SAE, given: Any) -> None:
+    with pytest.raises(RunError, match="a feature is given by its number"), llama.trace(PROMPT):
+        llama.ablate_feature(sae, given)
 
 
 def test_the_builder_of_a_trace_and_its_program_add_up(llama: InterpretableModel, sae: SAE) -> None:

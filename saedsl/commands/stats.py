@@ -36,7 +36,8 @@ def command(
 
     folder = find_sae(sae)
     if DEMO.resolve() in folder.resolve().parents:
-        fail("usage", f"{sae}: the bundled dictionaries have their statistics; copy {folder} to count anew", USAGE, as_json)
+        message = f"{sae}: the bundled dictionaries have their statistics; copy {folder} to count anew"
+        fail("usage", message, USAGE, as_json)
     info = SAEInfo.read(folder)
     name = model or info.config.model_name
     if name is None:

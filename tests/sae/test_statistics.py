@@ -232,5 +232,6 @@ def test_the_command_leaves_the_bundled_dictionaries_alone(tmp_path: Path) -> No
     before = (DEMO / "saes/L2.mlp/statistics.safetensors").read_bytes()
     for name in ("demo:L2.mlp", str(DEMO / "saes/L2.mlp")):
         done = CliRunner().invoke(cli, ["stats", name, str(file)])
-        assert done.exit_code == 2 and "the bundled dictionaries have their statistics" in done.output
+        assert done.exit_code == 2
+        assert "the bundled dictionaries have their statistics" in done.output
     assert (DEMO / "saes/L2.mlp/statistics.safetensors").read_bytes() == before
