@@ -32,7 +32,7 @@ class Form:
     skip: bool = False
     """Whether a linear path `x @ W_skip.T` is trained as well."""
     layers: int = 1
-    """More than 1: a cross-layer transcoder; feature j belongs to layer `j // (F / layers)` and writes to it and later."""
+    """More than 1: a cross-layer transcoder; feature j is of layer `j // (F / layers)`, writes from it on."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Parallel(Protocol):
     """How processes work on one step together; `saedsl.training.parallel` speaks MLX's `mx.distributed`."""
 
     split: Literal["data", "latents"]
-    """data: every process has all weights and its part of the batch, B is the whole batch's size and losses are means over it.
+    """data: every process has all weights and its part of the batch; B, and the mean of a loss, are the whole batch's.
     latents: every process has all of the batch and F / size of the features."""
     rank: int
     size: int

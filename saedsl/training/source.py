@@ -33,7 +33,7 @@ class Source(Protocol):
     tokens: int | None
     """Tokens of one pass; None if not known before reading."""
     identity: str
-    """SHA-256 of what makes the batches what they are (data, model, sites, order): a checkpoint goes on only with the same."""
+    """SHA-256 of data, model, sites and order: a checkpoint goes on only with the same."""
     about: Mapping[str, Any]
     """`model_name`, `context_size`, `trained_on_bos`, as far as they are known: kept in the dictionary's config."""
 
