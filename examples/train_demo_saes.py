@@ -28,7 +28,7 @@ from rich.table import Table
 import saedsl
 from saedsl.locate import DEMO
 from saedsl.sites import Site
-from saedsl.training import Evaluation, Origin, SAEConfig, evaluate, train
+from saedsl.training import ArraySource, Evaluation, SAEConfig, evaluate, train
 from saedsl.training.harvest import batches, harvest, recovered
 
 CONTEXT = 96
@@ -66,7 +66,7 @@ def main() -> None:
     config = SAEConfig(
         sae_type="batchtopk", d_sae=8 * model.info.d_model, k=args.k, num_tokens=args.train_tokens,
         batch_size=1024 if args.quick else 2048, learning_rate=2e-3, lr_scheduler="linear", lr_decay_share=0.5,
-        aux_coefficient=0.25, dead_window=50_000, seed=args.seed,
+        aux_coefficient=0.25, dead_window=50_000, seed=args.seed, validation_share=0.0,
     )  # fmt: skip
     table = Table(title=f"{len(test[sites[0]])} held-out tokens")
     for name in ("dictionary", *LIMITS, "seconds"):
@@ -74,9 +74,9 @@ def main() -> None:
     trained, bad = {}, []
     for read, write in jobs:
         kind = "saes" if read == write else "transcoders"
-        origin = Origin(read, None if read == write else write, "demo", CONTEXT)
-        targets = None if read == write else x[write]
-        result = train(x[read], config, targets=targets, origin=origin)
+        about = {"model_name": "demo", "context_size": CONTEXT}
+        source = ArraySource({str(s): x[s] for s in {read, write}}, about)
+        result = train(source, config, inputs=[str(read)], outputs=[str(write)])
         sae = sorted_by_use(result.sae, x[read])
         if kind == "saes" and str(write) == "L2.mlp":
             sae = numbered_for_the_readme(sae, model)

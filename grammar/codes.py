@@ -81,6 +81,8 @@ CODES: Final[dict[str, str]] = {
     "S327": "a data file cannot be used",
     "S328": "a direction cannot be read",
     "S329": "positions are not checked",
+    "S330": "no such module",
+    "S331": "the dictionary reads several sites",
     # Positions, tokens, patches
     "S401": "the prompt does not spell it",
     "S402": "the prompt spells it several times",
@@ -120,5 +122,6 @@ CODES: Final[dict[str, str]] = {
     "S607": "a sweep that nothing uses",
     "S608": "a program whose text is not known",
     "S610": "an edit that did nothing",
+    "S611": "a metric without a value",
 }
 """Code -> what it means, in one line."""

@@ -57,6 +57,18 @@ class Source:
         column = offset - self._starts[line] + 1
         return line + self.first_line, column + (self.first_column - 1 if line == 0 else 0)
 
+    def outward(self, span: Span) -> tuple[Source, Span]:
+        """The file that people know a span of, and the span there: an included file, or that which the text is in."""
+        part, start = self.locate(span.start)
+        there = Span(start, start + span.end - span.start)
+        return part.outer(there) if part.outer is not None else (part, there)
+
+    def where(self, span: Span) -> str:
+        """`steer.saedsl:3:11`: where a span starts, for people."""
+        source, there = self.outward(span)
+        line, column = source.place(there.start)
+        return f"{source.name}:{line}:{column}"
+
     def line_start(self, number: int) -> int:
         """The offset of the first character of line `number`, as `place` counts."""
         return self._starts[number - self.first_line]

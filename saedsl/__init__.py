@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ResultError,
         RunError,
         SaedslError,
+        SaedslWarning,
         SAEError,
         TrainingError,
     )
@@ -58,6 +59,7 @@ _HOMES = {
     "SAEError": "saedsl.errors",
     "SAEInfo": "saedsl.sae.header",
     "SaedslError": "saedsl.errors",
+    "SaedslWarning": "saedsl.errors",
     "Site": "saedsl.sites",
     "Source": "saedsl.grammar.source",
     "TrainingError": "saedsl.errors",
@@ -75,8 +77,8 @@ _HOMES = {
 
 __all__ = [
     "SAE", "Demo", "Diagnostic", "Given", "InterpretableModel", "ModelError", "ModelInfo", "ProgramError", "Result",
-    "ResultError", "RunError", "SAEConfig", "SAEError", "SAEInfo", "SaedslError", "Site", "Source", "TrainingError",
-    "analyse", "edit", "format_script", "load_demo", "mean", "parse", "resample", "script", "train",
+    "ResultError", "RunError", "SAEConfig", "SAEError", "SAEInfo", "SaedslError", "SaedslWarning", "Site", "Source",
+    "TrainingError", "analyse", "edit", "format_script", "load_demo", "mean", "parse", "resample", "script", "train",
 ]  # fmt: skip
 
 _preload()

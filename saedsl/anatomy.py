@@ -6,6 +6,7 @@ No mlx here: `ModelInfo` comes from `config.json` alone. `saedsl.trace.verify` h
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,16 @@ class ModelInfo:
     """The model's folder; None for a model that exists in memory only."""
     context: int | None = None
     """Tokens that it was made for at most; None if config.json does not say."""
+    modules: frozenset[str] | None = field(default=None, compare=False, repr=False)
+    """The paths of a loaded model's modules; None where no model is loaded."""
+
+    def has_module(self, path: str) -> bool:
+        """Whether a module of that path can exist: known of a loaded model, else only that there are so many blocks."""
+        if self.modules is not None:
+            return path in self.modules
+        family = FAMILIES.get(self.model_type)
+        block = re.match(rf"{re.escape(family.blocks)}\.(\d+)(?:\.|$)", path) if family is not None else None
+        return block is None or int(block[1]) < self.n_layers
 
     @property
     def family(self) -> Family:

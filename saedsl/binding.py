@@ -170,6 +170,8 @@ class _Binder:
             )  # fmt: skip
         if (s.on and on is None) or (s.to and to is None):
             return to
+        if info.config.several_sites:
+            return self._several_sites(info, to or on)
         path = s.path if given is None else _path(info)
         return self.bound(info, on, path, s.span) if to is None else self.between(info, on, to, path)
 
@@ -211,6 +213,8 @@ class _Binder:
         if on is not None and str(on) in found:
             self.report.error("S202", f"the caller gives two dictionaries for {on}", n.NOWHERE)
             return on
+        if info.config.several_sites:
+            return self._several_sites(info, on)
         name = self.name if on is None else str(on)
         return replace(self, name=name).bound(info, on, _path(info), n.NOWHERE)
 
@@ -228,6 +232,19 @@ class _Binder:
             )
         return self._fitting(info, read, write, path)
 
+    def _several_sites(self, info: SAEInfo, on: Site | None) -> Site | None:
+        """Report a dictionary that no program can use; where it was meant to be, if that is said."""
+        c = info.config
+        kind = "a crosscoder" if c.kind == "crosscoder" else "a cross-layer transcoder"
+        message = f"{self.name} is {kind}: a program's dictionary reads one site and writes one"
+        label = f"it reads {_listed(c.input_sites)}" + (
+            "" if c.input_sites == c.output_sites else f" and writes {_listed(c.output_sites)}"
+        )
+        self.report.error(
+            "S331", message, self.span, label=label, hints=["encode with it in Python: sae.encode({...})"]
+        )
+        return on
+
     def _fitting(self, info: SAEInfo, read: Site, write: Site, path: str) -> Dictionary | Site | None:
         """The dictionary, if it fits the model and the sites; else only where it would write."""
         name = info.config.model_name
@@ -237,6 +254,11 @@ class _Binder:
         if self.report.attempt(_check_fit, self.name, info, read, write, self.model, self.on_span) is None:
             return write
         return Dictionary(self.name, path, read, write, info)
+
+
+def _listed(sites: tuple[Site, ...]) -> str:
+    """The first sites, and how many more there are."""
+    return ", ".join(map(str, sites[:4])) + (f" and {len(sites) - 4} more" if len(sites) > 4 else "")
 
 
 def _path(info: SAEInfo) -> str:

@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from saedsl.anatomy import ModelInfo
 from saedsl.binding import Bindings, bind_dictionaries
 from saedsl.errors import ModelError
 from saedsl.grammar import nodes as n
+from saedsl.grammar.format import format_node
 from saedsl.grammar.parse import Parsed
 from saedsl.included import Whole, whole_program
 from saedsl.locate import find_model
@@ -28,6 +29,17 @@ from saedsl.scope import Scope
 from saedsl.sweeps import Dependence, bound
 from saedsl.unread import Unread
 
+Declaration = n.SAEDecl | n.PromptDecl | n.PromptsDecl | n.LetDecl | n.DirDecl | n.MetricDecl | n.SweepDecl
+DECLARE: Final[Mapping[type[n.Statement], str]] = {
+    n.SAEDecl: "sae",
+    n.PromptDecl: "prompt",
+    n.PromptsDecl: "prompts",
+    n.LetDecl: "let",
+    n.DirDecl: "dir",
+    n.MetricDecl: "metric",
+    n.SweepDecl: "sweep",
+}
+"""The words of statements that declare names."""
 REFUSED = {"S100", "S101"}
 """Codes of texts that are not read at all."""
 
@@ -120,6 +132,29 @@ def _unused_values(text: Whole, bind: Mapping[str, object], report: Report) -> N
             )
 
 
+def _ignored(text: Whole, report: Report) -> None:
+    """Warn of statements that change nothing in a forward of the caller's own."""
+    above = False
+    for s in text.good:
+        what = ""
+        match s:
+            case n.At() | n.Record():
+                above = True
+            case n.MetricDecl(name):
+                what = f"the metric {name} is not computed"
+            case n.Generate():
+                what = "nothing is generated"
+            case n.Run(options=options):
+                given = [f"{o.name} = {format_node(o.value)}" for o in options]
+                given = [option for option in given if option != "mode = iterative"]
+                what = f"{', '.join(given)} {'has' if len(given) == 1 else 'have'} no effect" if given else ""
+            case n.Reset() if above:
+                what, above = "what stands above this `reset` does not count", False
+        if what:
+            hints = ["run the program: model.run(program)"]
+            report.warning("S602", f"a trace is one forward over its own prompt: {what}", s.span, hints=hints)
+
+
 class _Checker:
     """One pass over the statements, in order."""
 
@@ -139,6 +174,7 @@ class _Checker:
             context.base,
             report,
             complete=not text.missing,
+            later={s.name: (i, DECLARE[type(s)]) for i, s in enumerate(text.statements) if isinstance(s, Declaration)},
         )
         self.runs = Runs(self.scope, self.dependence, bindings, model, report)
 
@@ -147,6 +183,8 @@ class _Checker:
             self.scope.here = i
             self._statement(s)
         steps = self.runs.finish(self.whole)
+        if self.whole:
+            _ignored(self.text, self.report)
         if self.model is None:
             return None
         named = next((s.path_span for s in self.text.good if isinstance(s, n.ModelDecl)), n.NOWHERE)
@@ -172,10 +210,10 @@ class _Checker:
                 self.scope.declare(s.name, s.span)
             case n.PromptDecl():
                 self.scope.declare_prompt(s)
-                self.runs.unused.append(s.span)
+                self.runs.declared(s)
             case n.PromptsDecl():
                 self.scope.declare_prompts(s)
-                self.runs.unused.append(s.span)
+                self.runs.declared(s)
             case n.DirDecl():
                 self.scope.declare_dir(s)
             case n.LetDecl():

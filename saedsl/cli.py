@@ -1,4 +1,4 @@
-"""The command line: `saedsl run | check | fmt | explain | diff | sites | demo | stats | lsp`.
+"""The command line: `saedsl run | check | fmt | explain | diff | sites | demo | stats | harvest | convert | lsp`.
 
 Exit codes: 0, 1 for a program's mistakes, 2 for usage (a wrong option, a file that is not there), 3 for a run that
 failed. mlx is imported by the commands that run a model, and by no other.
@@ -10,7 +10,6 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial, wraps
 from importlib import import_module
@@ -29,7 +28,14 @@ if TYPE_CHECKING:
     from saedsl.plan import Plan
     from saedsl.report import Report
 
-ELSEWHERE: Final = {"stats": "stats", "lsp": "lsp"}
+ELSEWHERE: Final = {
+    "convert": "convert",
+    "train": "train",
+    "stats": "stats",
+    "harvest": "harvest",
+    "eval": "eval",
+    "lsp": "lsp",
+}
 """Commands of a module of `saedsl.commands`, imported when they are asked for."""
 
 
@@ -337,6 +343,7 @@ def _read(a: Arguments, download: bool = False) -> tuple[Source, Given]:
     from saedsl.analyse import Given
     from saedsl.anatomy import ModelInfo
     from saedsl.grammar.source import Source
+    from saedsl.included import fetch_declared
     from saedsl.locate import find_model, find_sae
     from saedsl.read import read_program
     from saedsl.sae.header import SAEInfo
@@ -350,24 +357,13 @@ def _read(a: Arguments, download: bool = False) -> tuple[Source, Given]:
     else:
         source, base = Source(a.code or "", "<command line>"), Path()
     info = ModelInfo.read(find_model(a.model, download=download), a.model) if a.model else None
-    if download and info is None:
-        _fetch_declared(source, base)
-    dictionaries = {k: SAEInfo.read(find_sae(v)) for k, v in _pairs(a.saes, "--sae", "NAME=PATH").items()}
+    if download:
+        fetch_declared(source, base, model=info is None)
+    dictionaries = {
+        k: SAEInfo.read(find_sae(v, download=download)) for k, v in _pairs(a.saes, "--sae", "NAME=PATH").items()
+    }
     numbers = {k: _float(k, v) for k, v in _pairs(a.values, "--set", "K=V").items()}
     return source, Given(info, None, dictionaries, numbers, {t: t for t in a.prompts}, base)
-
-
-def _fetch_declared(source: Source, base: Path) -> None:
-    """Download the hub model that a program names; a mistake in its name is left to the check."""
-    from saedsl.errors import ModelError
-    from saedsl.grammar.nodes import ModelDecl
-    from saedsl.grammar.parse import parse
-    from saedsl.locate import find_model
-
-    for s in parse(source).script.statements:
-        if isinstance(s, ModelDecl):
-            with suppress(ModelError):
-                find_model(s.path, base, download=True)
 
 
 def _pairs(items: tuple[str, ...], option: str, form: str) -> Mapping[str, str]:

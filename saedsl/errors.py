@@ -9,6 +9,8 @@ SaedslError
 ├── RunError          a checked program failed while it ran
 └── ResultError       a saved result cannot be written or read
 
+SaedslWarning is no exception: the category of what a trace block warns of.
+
 A message says what is wrong, where, and how to mend it.
 """
 
@@ -63,3 +65,7 @@ class RunError(SaedslError):
 
 class ResultError(SaedslError):
     """A saved result cannot be written or read."""
+
+
+class SaedslWarning(UserWarning):
+    """What a trace block has to say of a program that ran; a `Result` keeps such warnings in `warnings`."""

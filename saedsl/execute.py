@@ -77,7 +77,7 @@ class StepFunctions:
         """Sites that records and metrics need."""
         edits = list(dict.fromkeys(e for r in rows if r.edited for e in r.step.edits))
         self._conditions = Conditions(edits, self._dictionaries, weights)
-        self._tasks = self._all_tasks(Surroundings(rows, weights, self._conditions, sources, shadow_of))
+        self._tasks = self._all_tasks(Surroundings(rows, weights, self._conditions, sources, shadow_of, program.source))
         self._recorders = self._all_recorders(items, calls)
         sites = {t.quantity.site for _, _, t in self._tasks} | self._conditions.sites
         sites |= {t.quantity.source for _, _, t in self._tasks if t.quantity.source is not None}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from saedsl.errors import SaedslError
+from saedsl.errors import ModelError, SaedslError, SAEError
 from saedsl.grammar import nodes as n
 from saedsl.grammar.parse import Parsed, parse
+from saedsl.grammar.source import Source
+from saedsl.locate import find_model, find_sae
 from saedsl.read import read_program
 from saedsl.report import Report
 from saedsl.unread import Unread, unread
@@ -164,3 +167,20 @@ def _seen(path: str, folder: Path, base: Path) -> str:
         return str((folder / given).relative_to(base))
     except ValueError:
         return str((folder / given).resolve())
+
+
+def fetch_declared(source: Source, base: Path, model: bool = True) -> None:
+    """Download what a program, or a file it includes, names on the hub; mistakes are left to the check.
+
+    Args:
+        source: the program.
+        base: where relative paths start.
+        model: whether its model is downloaded too.
+    """
+    for s in whole_program(parse(source), base, Report(source)).good:
+        if isinstance(s, n.ModelDecl) and model:
+            with suppress(ModelError):
+                find_model(s.path, base, download=True)
+        elif isinstance(s, n.SAEDecl):
+            with suppress(SAEError):
+                find_sae(s.path, base, download=True)

@@ -61,8 +61,14 @@ def _hub_model(name: str, download: bool) -> Path:
     )
 
 
-def find_sae(name: str, base: Path = Path()) -> Path:
-    """The folder or file of a dictionary given as a path (relative to `base`, then to here) or as `demo:L2.mlp`.
+def find_sae(name: str, base: Path = Path(), download: bool = False) -> Path:
+    """The folder or file of a dictionary.
+
+    Args:
+        name: a path (relative to `base`, then to here), `demo:L2.mlp`, or on the hub `org/repo` or
+            `org/repo:subfolder`.
+        base: where relative paths start.
+        download: whether a hub repository that is not on this machine is fetched.
 
     Raises:
         SAEError: if nothing by that name is on this machine.
@@ -78,6 +84,11 @@ def find_sae(name: str, base: Path = Path()) -> Path:
     for candidate in (base / given, given):
         if candidate.exists():
             return candidate
+    from saedsl.sae.names import local_or_hub
+
+    found = local_or_hub(name, download)
+    if found.exists():
+        return found
     raise SAEError(f"{name}: there is no such file or folder")
 
 

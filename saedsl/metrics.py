@@ -6,7 +6,7 @@ Each call is the mean over its positions; what an expression makes of calls, it 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -155,6 +155,35 @@ def _term(t: Term, m: PlannedMetric, r: Reading, nexts: Sequence[int], others: C
             x = np.array(r.frame.captured[t.site][r.index].astype(mx.float32)).astype(np.float64)[at]
             found = np.linalg.norm(x, axis=-1)
     return float(np.mean(found))
+
+
+def valueless(planned: Iterable[PlannedMetric], measured: Iterable[Mapping[str, Measured]]) -> Iterator[str]:
+    """A warning for each metric that has no value somewhere.
+
+    Args:
+        planned: every metric that was planned, on any prompt.
+        measured: what came of them, on each prompt.
+    """
+    divides = {m.metric.name for m in planned if _divides(m.metric.value)}
+    found: dict[str, list[Measured]] = {}
+    for values in measured:
+        for name, m in values.items():
+            found.setdefault(name, []).append(m)
+    for name, all_of_it in found.items():
+        without = [math.isnan(m.baseline) for m in all_of_it]
+        edited = [math.isnan(m.edited) for m in all_of_it]
+        n = sum(a or b for a, b in zip(without, edited, strict=True))
+        of = f"{len(all_of_it)} prompt{'s' * (len(all_of_it) != 1)}"
+        if n:
+            why = "no token that was read is at its positions" + (", or it divides by 0" if name in divides else "")
+            yield (
+                f"warning[S611]: the metric {name} has no value on {n} of {of} "
+                f"({sum(without)} without the edits, {sum(edited)} with them): {why}"
+            )
+
+
+def _divides(value: MetricValue) -> bool:
+    return isinstance(value, tuple) and (value[0] == "/" or _divides(value[1]) or _divides(value[2]))
 
 
 def joint(r: Reading, c: Continued) -> float:

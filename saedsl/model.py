@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,7 +21,9 @@ from saedsl.callers import at_caller
 from saedsl.errors import ModelError, ProgramError, RunError
 from saedsl.firing import silent_edits
 from saedsl.grammar.source import Source
+from saedsl.included import fetch_declared
 from saedsl.locate import bundled, find_model, find_sae
+from saedsl.metrics import valueless
 from saedsl.plan import Plan
 from saedsl.read import read_program
 from saedsl.report import Report
@@ -38,6 +40,7 @@ from saedsl.traced import Trace
 
 if TYPE_CHECKING:
     from saedsl.training import SAEConfig
+    from saedsl.training.of_model import Dataset
 
 Prompts = str | Sequence[str] | Mapping[str, str]
 SAEs = Mapping[str, SAE | str | Path]
@@ -76,7 +79,8 @@ class InterpretableModel(Recorder):
         self.encoder: Encoder = wrap_tokenizer(tokenizer, info.bos_token_id)
         """Text to tokens, with pieces and offsets."""
         _ = info.family
-        self.info: ModelInfo = replace(info, bos_token_id=self.encoder.bos_token_id)
+        paths = frozenset(path for path, _ in model.named_modules() if path)
+        self.info: ModelInfo = replace(info, bos_token_id=self.encoder.bos_token_id, modules=paths)
         """Sizes and names; what programs are checked against."""
         self._saes: dict[str, SAE] = {}
         verify(model, self.info)
@@ -131,7 +135,8 @@ class InterpretableModel(Recorder):
 
         Raises:
             ProgramError: if the program has mistakes; all of them are in it.
-            RunError: if the model yields NaN.
+            RunError: if the model yields NaN, or an edit of the user's own fails.
+            ValueError: if `top` or `batch_size` is not a whole number from 1.
         """
         source, given, objects = self._given(program, prompts, saes, bind)
         return self.run_source(source, given, objects, top=top, progress=progress, batch_size=batch_size)
@@ -147,12 +152,17 @@ class InterpretableModel(Recorder):
         batch_size: int | None = None,
     ) -> Result:
         """As `run`, of a source with its name; `saes` are those of the dictionaries in `given` that are in memory."""
-        planned, weights, report = self._planned(source, given, saes or {})
         runner = Runner(self.model, self.info, self.encoder.piece, self.decode, self.stop_tokens, top, batch_size)
+        planned, weights, report = self._planned(source, given, saes or {})
         results = runner.run(planned, weights, progress)
         ids = {d.name: d.info.fingerprint for d in planned.program.used}
         plan_id = planned.plan_id({"the model": self.sha256, "the tokenizer": self.tokenizer_sha256, **ids})
-        warnings = [*(d.render() for d in report.warnings), *silent_edits(p.firings for p in results)]
+        metrics = (m for s in planned.steps for p in s.prompts for m in p.metrics)
+        warnings = [
+            *(d.render() for d in report.warnings),
+            *silent_edits(p.firings for p in results),
+            *valueless(metrics, (p.metrics for p in results)),
+        ]
         return Result(planned.program_id, plan_id, self.info.name, tuple(results), tuple(warnings))
 
     def plan(
@@ -193,14 +203,19 @@ class InterpretableModel(Recorder):
                 raise TypeError(f"a program is text, the Path of a file, or a saedsl.script(); this is {kind}")
         base = program.parent if isinstance(program, Path) else Path()
         objects = {
-            _site_name(k): v if isinstance(v, SAE) else SAE.load(find_sae(str(v))) for k, v in (saes or {}).items()
+            _site_name(k): v if isinstance(v, SAE) else SAE.load(find_sae(str(v), download=True))
+            for k, v in (saes or {}).items()
         }
         infos = {k: v.info for k, v in objects.items()}
         return source, Given(self.info, self.encoder, infos, bind or {}, _by_name(prompts), base), objects
 
     def _planned(self, source: Source, given: Given, objects: Mapping[str, SAE]) -> tuple[Plan, dict[str, SAE], Report]:
         """The plan, the dictionaries by name, and the report, which holds warnings only."""
-        planned, report = analyse(source, replace(given, model=self.info, encoder=self.encoder))
+        given = replace(given, model=self.info, encoder=self.encoder)
+        planned, report = analyse(source, given)
+        if any(d.code == "S307" for d in report.errors):  # it may be on the hub
+            fetch_declared(source, given.base, model=False)
+            planned, report = analyse(source, given)
         if report.errors or planned is None:
             raise ProgramError(report.diagnostics)
         return (
@@ -232,7 +247,8 @@ class InterpretableModel(Recorder):
 
         Args:
             prompt: text, token ids, or an array of ids [seq] or [batch, seq].
-            program: its `at` and `record` statements count, its own prompts and runs do not.
+            program: its `at` and `record` statements count, its own prompts and runs do not; the block warns of
+                metrics, modes and `generate`, which have no effect in one forward.
             saes: as in `run`.
             bind: as in `run`.
 
@@ -245,8 +261,9 @@ class InterpretableModel(Recorder):
 
         def make(source: Source, more: Mapping[str, SAE]) -> Trace:
             infos = {name: sae.info for name, sae in more.items()}
-            planned, weights, _ = self._planned(source, replace(given, saes={**given.saes, **infos}, whole=True), more)
-            return Trace(self.model, self.info, planned, weights, rows)
+            whole = replace(given, saes={**given.saes, **infos}, whole=True)
+            planned, weights, report = self._planned(source, whole, more)
+            return Trace(self.model, self.info, planned, weights, rows, report.warnings)
 
         return TraceBlock(self, source, objects, make)
 
@@ -292,8 +309,10 @@ class InterpretableModel(Recorder):
         return logits, frame.captured
 
     def activations(self, tokens: mx.array, sites: Collection[Site]) -> dict[Site, mx.array]:
-        """Activations of the plain model: site -> [batch, seq, width]."""
-        return self.forward(tokens, sites)[1]
+        """Activations of the plain model: site -> [batch, seq, width]. What comes behind the sites is not computed."""
+        captured = Hooks(self.model, self.info, {}, sites)(tokens)[1].captured
+        mx.eval(*captured.values())
+        return captured
 
     def dictionary(self, name: str) -> SAE:
         """A dictionary that the model brings with it, by the text of its site; only the bundled model has some.
@@ -327,52 +346,99 @@ class InterpretableModel(Recorder):
         """
         from saedsl.training.statistics import feature_statistics
 
-        dictionary = sae if isinstance(sae, SAE) else SAE.load(find_sae(str(sae)))
+        dictionary = sae if isinstance(sae, SAE) else SAE.load(find_sae(str(sae), download=True))
         where = None if site is None else Site.parse(site)
         return feature_statistics(self, dictionary, texts, site=where, context=context, progress=progress)
 
+    @overload
     def train_sae(
         self,
         layer: int,
         component: str,
-        dataset: Iterable[str],
+        dataset: Dataset,
         config: SAEConfig | None = None,
         save_path: str | Path | None = None,
         *,
+        output: str | None = None,
         context: int = 128,
         max_tokens: int | None = None,
+        checkpoint_path: str | Path | None = None,
+        resume: bool = True,
         progress: bool = True,
-    ) -> SAE:
+    ) -> SAE: ...
+    @overload
+    def train_sae(
+        self,
+        layer: int | Sequence[int],
+        component: str | Sequence[str],
+        dataset: Dataset,
+        config: SAEConfig | None = None,
+        save_path: str | Path | None = None,
+        *,
+        output: str | Sequence[str] | None = None,
+        context: int = 128,
+        max_tokens: int | None = None,
+        checkpoint_path: str | Path | None = None,
+        resume: bool = True,
+        progress: bool = True,
+    ) -> SAE | dict[str, SAE]: ...
+    def train_sae(
+        self,
+        layer: int | Sequence[int],
+        component: str | Sequence[str],
+        dataset: Dataset,
+        config: SAEConfig | None = None,
+        save_path: str | Path | None = None,
+        *,
+        output: str | Sequence[str] | None = None,
+        context: int = 128,
+        max_tokens: int | None = None,
+        checkpoint_path: str | Path | None = None,
+        resume: bool = True,
+        progress: bool = True,
+    ) -> SAE | dict[str, SAE]:
         """Train a dictionary on this model's activations at `L{layer}.{component}`; BOS and padding are left out.
 
+        Of several layers or components, a dictionary each, all from the same forwards; or one for all of them, if
+        `config.kind` is `crosscoder` or `clt`.
+
         Args:
-            layer: block, from 0.
-            component: `mlp`, `resid_post`, `attn` ... as in a site.
-            dataset: texts, one document each.
+            layer: block, from 0; or several.
+            component: `mlp`, `resid_post`, `attn` ... as in a site; or several.
+            dataset: texts, one document each; the path of a file or folder of them; or a source of activations.
             config: settings; by default those of `SAEConfig`.
-            save_path: a folder to save in, SAELens' layout.
+            save_path: a folder to save in; of several dictionaries, for a folder each, named by site. The report is
+                written beside it, and checkpoints are kept there until the end.
+            output: transcoder, clt: the component that is written; one for each component.
             context: tokens a row at most.
-            max_tokens: of the data set; None for all. Activations are held in memory.
+            max_tokens: of the data set; None for all.
+            checkpoint_path: another place for checkpoints.
+            resume: whether to go on from a checkpoint that is there.
             progress: whether a bar is drawn.
+
+        Returns:
+            The dictionary; of several, by the text of the site that each writes.
 
         Raises:
             ValueError: if there is no such site.
             TrainingError: if the data or the settings are impossible.
         """
-        from saedsl.sae.formats.saelens import FILES
-        from saedsl.sae.replace import check_replaceable
-        from saedsl.training import Origin, SAEConfig, train
-        from saedsl.training.harvest import harvest
+        from saedsl.training import SAEConfig
+        from saedsl.training.of_model import Where, train_at
 
-        site = Site.parse(f"L{layer}.{component}")
-        if site not in self.info.sites:
-            raise ValueError(f"this model has {self.info.n_layers} layers: L0..L{self.info.n_layers - 1}")
-        if save_path is not None:
-            check_replaceable(Path(save_path), FILES)  # now, not when the training is over
-        x = harvest(self, dataset, [site], context, max_tokens)[site]
-        origin = Origin(site, None, self.info.name, context)
-        sae = train(x, config or SAEConfig(), origin=origin, progress=progress).sae
-        return sae if save_path is None else sae.save(save_path)
+        where = Where(
+            (layer,) if isinstance(layer, int) else tuple(layer),
+            (component,) if isinstance(component, str) else tuple(component),
+            () if output is None else (output,) if isinstance(output, str) else tuple(output),
+        )
+        config = config or SAEConfig()
+        trained = train_at(
+            self, where, dataset, config, context=context, max_tokens=max_tokens, save_path=save_path,
+            checkpoint_path=checkpoint_path, resume=resume, progress=progress,
+        )  # fmt: skip
+        saes = {name: t.sae for name, t in trained.items()}
+        one = (isinstance(layer, int) and isinstance(component, str)) or config.kind in ("crosscoder", "clt")
+        return next(iter(saes.values())) if one else saes
 
     # What it is ---------------------------------------------------------------------------------------------------
 

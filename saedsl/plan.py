@@ -12,7 +12,6 @@ from saedsl.grammar.format import format_node
 from saedsl.places import simplest
 from saedsl.positions import PositionSet
 from saedsl.program import Dictionary, Intervention, Metric, Program, RecordItem, Step, Term, tests
-from saedsl.sae.tensorfile import file_sha256
 from saedsl.tokens import Tokens
 
 DEMO_PROMPT = "Words: Mary stone John little Mary stone"
@@ -198,11 +197,13 @@ def _prompt(p: PlannedPrompt, step: Step, names: Mapping[str, str]) -> dict[str,
 
 
 def _statistics(d: Dictionary) -> str:
-    """SHA-256 of the file that holds a dictionary's statistics; "" for one in memory."""
-    from saedsl.sae.statistics import FILE
+    """SHA-256 of the statistics that units are multiples of, whatever else their file says; "" where there is none."""
+    if d.info.statistics is None:
+        return ""
+    from saedsl.sae.statistics import read_statistics
 
-    path = d.info.path / FILE if d.info.path is not None else None
-    return file_sha256(path) if path is not None and path.is_file() else ""
+    found = read_statistics(d.info)
+    return hashlib.sha256(found.max.tobytes() + found.std.tobytes()).hexdigest()
 
 
 def _place(item: Intervention | RecordItem, where: PositionSet, names: Mapping[str, str]) -> tuple[str, str, str]:

@@ -56,17 +56,22 @@ _CLASSES: Final[Mapping[str, type]] = {
 _LEFT_OUT: Final[Mapping[str, frozenset[str]]] = {
     "Program": frozenset({"source", "model_span"}),
     "Step": frozenset({"written"}),
-    "ModelInfo": frozenset({"path"}),
+    "ModelInfo": frozenset({"path", "modules"}),
     "SAEInfo": frozenset({"path", "weights", "tensors", "statistics"}),
 }
 """Fields that are of one text or one machine, by class; so is every `span`."""
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON values, with the version of the language; dictionaries that nothing uses are left out."""
+    """A plan as JSON values; dictionaries that nothing uses are left out.
+
+    Beside the plan's own fields it says the version of the language and the program's hash; and `"portable": false`
+    where the plan applies an edit that only this Python has registered.
+    """
     used = {d.name: d for d in plan.program.used}
     encoded = _encoded(replace(plan, program=replace(plan.program, dictionaries=used)))
-    return {"language": LANGUAGE, "program_id": plan.program_id, **encoded}
+    head = {"language": LANGUAGE, "program_id": plan.program_id}
+    return {**head, **encoded} if plan.portable else {**head, "portable": False, **encoded}
 
 
 def plan_from_json(data: Mapping[str, Any]) -> Plan:
@@ -80,7 +85,7 @@ def plan_from_json(data: Mapping[str, Any]) -> Plan:
     if data.get("language") != LANGUAGE:
         raise ResultError(f"this plan is of version {data.get('language')} of the language, not {LANGUAGE}")
     try:
-        plan = _decoded({k: v for k, v in data.items() if k not in ("language", "program_id")})
+        plan = _decoded({k: v for k, v in data.items() if k not in ("language", "program_id", "portable")})
         steps = [s.step for s in plan.steps]
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as e:
         raise ResultError(f"this plan is damaged ({e})") from None

@@ -260,14 +260,14 @@ class _Planner:
             said.add(p.message)
             self._report.error(p.code, p.message, span, hints=p.hints)
 
-    def _say_unread(self, item: Intervention | RecordItem, at: PositionSet, on: _On) -> None:
+    def _say_unread(self, item: Intervention | RecordItem | Metric, at: PositionSet, on: _On) -> None:
         """Report positions that no forward ever reads."""
         most = self._most.get(_written_at(item))
         step = on.step
         reads = step.n - 1 if step.kind == "generate" and not step.broken else 0 if step.kind == "run" else math.inf
         reads = max(reads, (most or 0) - 1)
         if not at.prompt and at.gen and at.gen[0][0] >= reads:
-            skip = self._skip(item, on.tokens)
+            skip = self._skip(item, on.tokens) if not isinstance(item, Metric) else frozenset[int]()
             if skip and (problem := only_skipped(item.positions, on.tokens, skip, on.row.row)):
                 self._say(problem, item.positions, item.span)
             elif most is not None or not self._program.whole:
@@ -277,6 +277,10 @@ class _Planner:
             for part in spelled_gen(item.positions):
                 if isinstance(part, PosIndex) and part.first >= reads:
                     self._say(_never_read(part.span, most, part.first), item.positions, item.span)
+                elif isinstance(part, PosIndex) and part.last >= reads and isinstance(item, Metric):
+                    last = f"gen[{int(reads) - 1}]"
+                    message = f"this metric is read up to {last} only: `generate {int(most)}` reads no more as input"
+                    self._report.warning("S404", message, part.span, hints=[f"generate {part.last + 2}"])
 
     # References ---------------------------------------------------------------------------------------------------
 
@@ -328,6 +332,8 @@ class _Planner:
         if key not in self._metrics:
             try:
                 at = self._resolve(m.positions, None, on.tokens, on.row.row) if m.positions else None
+                if at is not None:
+                    self._say_unread(m, at, on)
                 self._metrics[key] = planned_metric(m, at, on.tokens, on.row, on.step, self._encoder)
             except PositionProblem as e:
                 generated = self._most.get(_written_at(m))

@@ -337,6 +337,14 @@ class Program:
     unread_prompts: bool = field(default=False, compare=False)
     """A prompt's declaration could not be read: that there is none is not to be said."""
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both mean the same: dictionaries that no statement uses do not count."""
+        if not isinstance(other, Program):
+            return NotImplemented
+        return (self.model, self.used, self.prompts, self.steps, self.directions, self.references) == (
+            other.model, other.used, other.prompts, other.steps, other.directions, other.references,
+        )  # fmt: skip
+
     @cached_property
     def used(self) -> tuple[Dictionary, ...]:
         """The dictionaries that edits, their conditions, records or metrics need, sorted by name."""

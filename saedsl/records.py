@@ -43,7 +43,7 @@ class Records:
             spots = spot_list(self.scope.pattern(what), self.targets.model)
             return [r for site, heads in spots for r in _items(Chosen(site, _part(heads), heads), positions, span)]
         if isinstance(what, n.ModuleSite):
-            return _items(Chosen(module_site(what), "site"), positions, span)
+            return _items(Chosen(module_site(what, self.targets.model), "site"), positions, span)
         if isinstance(what, n.Name) and not self.scope.is_let(what.id):
             d = self.scope.dictionary(what)
             return [RecordItem(d.name, d.read, d.name, "all", positions, span, "features")]

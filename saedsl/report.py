@@ -129,9 +129,10 @@ class Report:
 
     def line(self, span: Span) -> str:
         """Where a span starts, to be said at another place: `line 3`, or `line 3 of lib.saedsl` in an included file."""
-        part, offset = self.source.locate(span.start)
-        number, _ = part.place(offset)
-        return f"line {number} of {part.name}" if span.start != offset else f"line {number}"
+        included = self.source.locate(span.start)[1] != span.start
+        source, there = self.source.outward(span)
+        number, _ = source.place(there.start)
+        return f"line {number} of {source.name}" if included else f"line {number}"
 
     def _keep(self, span: Span, make: Callable[[Source, Span], Diagnostic]) -> None:
         """A diagnostic of the file that `span` is in."""

@@ -69,6 +69,11 @@ class Runner:
     batch_size: int | None = None
     """Most rows of one forward; None: as many as memory allows."""
 
+    def __post_init__(self) -> None:
+        for name, value in (("top", self.top), ("batch_size", 1 if self.batch_size is None else self.batch_size)):
+            if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+                raise ValueError(f"{name} is a whole number, 1 or more, not {value!r}")
+
     def run(self, planned: Plan, weights: Mapping[str, SAE], progress: Started | None = None) -> list[PromptResult]:
         """Every prompt of every step, in the order of the plan.
 

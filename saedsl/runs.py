@@ -78,11 +78,19 @@ class Runs:
 
     # Statements ---------------------------------------------------------------------------------------------------
 
+    def declared(self, s: n.PromptDecl | n.PromptsDecl | n.MetricDecl | n.SweepDecl) -> None:
+        """Something that a run below is to use; not where a use above it is reported."""
+        if not self.scope.is_wanted(s.name):
+            self.unused.append(s.span)
+
     def above(self, s: n.At | n.Record | n.MetricDecl) -> None:
         """A statement for the runs below it. What no sweep changes is worked out at once."""
         item = _Above(s, self.scope.here, self.dependence.of(s))
         self.part.above.append(item)
-        self.unused.append(s.span)
+        if isinstance(s, n.MetricDecl):
+            self.declared(s)
+        else:
+            self.unused.append(s.span)
         if not item.uses:
             self._items(item, {})
         if isinstance(s, n.MetricDecl):
@@ -98,7 +106,7 @@ class Runs:
             return
         self.scope.declare_sweep(s.name, s.span)
         self.part.spans[s.name] = s.span
-        self.unused.append(s.span)
+        self.declared(s)
         if values is None:
             self.scope.mark_broken(s.name)
         else:

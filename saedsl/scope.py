@@ -47,6 +47,8 @@ class _Names:
     metrics: dict[str, MetricValue | n.Expr] = field(default_factory=dict)
     """As measured; as written where a sweep decides."""
     references: dict[str, ReferenceSet] = field(default_factory=dict)
+    wanted: set[str] = field(default_factory=set)
+    """Names that a statement above their declaration uses, which is reported there."""
     broken: set[str] = field(default_factory=set)
     rows: dict[str, tuple[Prompt, ...] | RowsError] = field(default_factory=dict)
     """Files that were read, by path."""
@@ -65,6 +67,7 @@ class Scope:
         base: Path,
         report: Report,
         complete: bool = True,
+        later: Mapping[str, tuple[int, str]] | None = None,
     ) -> None:
         """
         Args:
@@ -76,6 +79,7 @@ class Scope:
             base: the folder that paths start from.
             report: where mistakes of declarations go.
             complete: every statement of the program is known; if not, no name is said to be unknown.
+            later: by name, the number and the word of the last statement that declares it.
         """
         self.dictionaries = bindings.dictionaries
         self.report = report
@@ -84,6 +88,7 @@ class Scope:
         self._given = frozenset(d.name for d in self.dictionaries.values() if not d.at_site) - self._sae_names
         self._broken_saes = bindings.broken
         self._bind, self._base, self._complete = bind, base, complete
+        self._later = later or {}
         self.here = 0
         """Number of the statement that asks: it sees what is declared above it."""
         self._swept: Mapping[str, Value] = {}
@@ -332,9 +337,7 @@ class Scope:
         if name.id in self._broken_saes:
             raise Mistake.silent(name.span)
         if name.id in self._sae_names and not self._visible(name.id):
-            raise Mistake(
-                "S205", f"{name.id} is declared further down", name.span, hints=["move its `sae` statement up"]
-            )
+            raise self._further_down(name, "sae")
         if name.id in self.dictionaries:
             return self.dictionaries[name.id]
         raise self.unknown(name, "dictionary", self._sae_names | self._given)
@@ -485,13 +488,24 @@ class Scope:
         saes = self._sae_names | self._given
         if self._visible(name.id) or name.id in saes or name.id in self._swept:
             return Mistake("S203", f"{name.id} is {self._kind(name.id, saes)}, a {wanted} is needed here", name.span)
+        number, word = self._later.get(name.id, (-1, ""))
+        if number > self.here:
+            return self._further_down(name, word)
         if not self._complete:
             return Mistake.silent(name.span)
         component = wanted == "dictionary" and name.id in (*COMPONENTS, *COMPONENT_ALIASES)
         hints = [f"which layer? L0.{name.id}"] if component else did_you_mean(name.id, known)
-        if name.id in self._sweep_names:
-            hints = ["its `sweep` stands below the run: move it up"]
         return Mistake("S201", f"nothing above is called {name.id}", name.span, hints=hints)
+
+    def _further_down(self, name: n.Name, word: str) -> Mistake:
+        """What to say of a name that a `word` statement below declares."""
+        self._names.wanted.add(name.id)
+        hint = "its `sweep` stands below the run: move it up" if word == "sweep" else f"move its `{word}` statement up"
+        return Mistake("S205", f"{name.id} is declared further down", name.span, hints=[hint])
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether a statement above its declaration uses the name: that nothing below does is not to be said."""
+        return name in self._names.wanted
 
     def _kind(self, name: str, saes: Iterable[str]) -> str:
         of = self._names

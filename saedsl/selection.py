@@ -111,16 +111,26 @@ def column_list(neurons: n.Neurons, site: Site, model: ModelInfo) -> tuple[int, 
     return tuple(range(neurons.first, neurons.last + 1))
 
 
-def module_site(m: n.ModuleSite) -> Site:
-    """One side of any module; whether there is one of that path shows when the model is loaded.
+def module_site(m: n.ModuleSite, model: ModelInfo | None) -> Site:
+    """One side of any module; whether there is one of that path shows, at the latest, when the model is loaded.
 
     Raises:
-        Mistake: S303 if no module can have that path.
+        Mistake: S303 if no module can have that path, S330 if this model has none.
     """
     if not re.fullmatch(r"\w+(\.\w+)*", m.path):
         hint = 'module "model.layers.3.self_attn.o_proj" out'
         raise Mistake("S303", "this is not the path of a module", m.span, hints=[f"names with dots between: {hint}"])
+    if model is not None and not model.has_module(m.path):
+        known = model.modules or {_with_layer(m.path, model.n_layers - 1)}
+        near = get_close_matches(m.path, sorted(known), n=1, cutoff=0.5)
+        hints = [f'did you mean module "{near[0]}" {m.side}?'] if near else []
+        raise Mistake("S330", f"this model has no module {m.path}", m.span, hints=hints)
     return Site.of_module(m.path, m.side)
+
+
+def _with_layer(path: str, layer: int) -> str:
+    """A module's path with another block in the place of its first number."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", str(layer), path, count=1)
 
 
 def layer_list(layers: n.Layers, model: ModelInfo, component: str = "") -> list[int]:

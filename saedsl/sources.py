@@ -122,9 +122,10 @@ class Sources:
                 self._means[reference, key] = ({x: i for i, x in enumerate(sorted(c))}, sums[key] / counts[key])
 
     def _counted(self, tokens: Tokens, key: Key) -> list[int]:
-        """Positions that a mean counts."""
+        """Positions that a mean counts: all but BOS, and the template's where it is of a dictionary that skips them."""
         skipped = set(tokens.bos)
-        if key[0] in ("features", "error"):
+        kind, _, name, _ = key
+        if kind in ("features", "error") and not self.plan.program.dictionaries[name].info.config.trained_on_bos:
             skipped.update(tokens.template)
         return [i for i in range(len(tokens)) if i not in skipped]
 

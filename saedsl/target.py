@@ -58,7 +58,7 @@ class Targets:
             d = self.scope.dictionary(ref)
             return [(d.write, ())], d
         if isinstance(ref, n.ModuleSite):
-            return [(module_site(ref), ())], None
+            return [(module_site(ref, self.model), ())], None
         pattern = self.scope.pattern(ref)
         return (spot_list(pattern, self.model) if self.model is not None else []), None
 
@@ -178,7 +178,7 @@ class Targets:
         elif self.model is None:
             return []
         elif isinstance(of, n.ModuleSite):
-            d = self.bindings.on(module_site(of), target.span)
+            d = self.bindings.on(module_site(of, self.model), target.span)
         else:
             (site,) = site_list(self.scope.pattern(of), self.model, one=True)
             d = self.bindings.on(site, target.span)

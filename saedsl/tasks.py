@@ -13,9 +13,12 @@ from saedsl import registry
 from saedsl.conditions import Conditions, statistic
 from saedsl.edits import Columns, by_row, masked, numbers
 from saedsl.errors import RunError
+from saedsl.grammar.nodes import NOWHERE
+from saedsl.grammar.source import Source
 from saedsl.lanes import Lane, Mask, Row, Use, arrange, masks
 from saedsl.making import Maker
 from saedsl.parts import TINY, Quantity
+from saedsl.program import Intervention
 from saedsl.sae.dictionary import SAE
 from saedsl.sources import Sources, Taken
 from saedsl.trace import Frame
@@ -35,6 +38,8 @@ class Surroundings:
     """Values of other runs; None if no edit takes one."""
     shadow_of: Sequence[int] | None
     """The row that each row of the batch is held against."""
+    source: Source
+    """The program's text."""
 
 
 class Task:
@@ -227,11 +232,19 @@ class Change:
             function = registry.get(e.name).function
         except KeyError as error:
             raise RunError(str(error.args[0])) from None
-        out = function(f, *e.args)
+        try:
+            out = function(f, *e.args)
+        except Exception as error:  # whatever the user's own code raises
+            why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise RunError(f"{self._written(e)}`{e.text()}`: the edit {e.name} failed ({why})") from error
         if not isinstance(out, mx.array) or out.shape != f.shape:
             found = f"{list(out.shape)}" if isinstance(out, mx.array) else type(out).__name__
-            raise RunError(f"`{e.text()}`: {e.name} was given {list(f.shape)} and gave back {found}")
+            raise RunError(f"{self._written(e)}`{e.text()}`: {e.name} was given {list(f.shape)} and gave back {found}")
         return out.astype(mx.float32)
+
+    def _written(self, e: Intervention) -> str:
+        """Where an edit is written, `steer.saedsl:3:11: `; nothing for one that no text says."""
+        return f"{self._around.source.where(e.span)}: " if e.span != NOWHERE and self._around.source.text else ""
 
     def _values(self, f: mx.array, frame: Frame) -> mx.array:
         """What takes the place of `f`: [batch, length, n, ...], arbitrary where nothing acts."""

@@ -10,6 +10,7 @@ The calls make statements of a `saedsl.script()`: plan and hash are those of the
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import replace
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import mlx.core as mx
 
 from saedsl.builder import Edits, Features, ScriptBuilder, Value, Where
-from saedsl.errors import RunError
+from saedsl.errors import RunError, SaedslWarning
 from saedsl.grammar.nodes import Span
 from saedsl.grammar.source import Source
 from saedsl.locate import find_sae
@@ -96,6 +97,9 @@ class TraceBlock:
         finally:
             for saved in self._saved:
                 saved.close(reason)
+        if error is None:
+            for text in self.warnings:
+                warnings.warn(text, SaedslWarning, stacklevel=2)
 
     def _finish(self) -> None:
         """Run once, with everything captured that is saved."""
@@ -187,6 +191,11 @@ class TraceBlock:
     def firings(self) -> Any:
         """What each edit did, for each row."""
         return self._ready().firings
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the check noticed, and the edits that did nothing; each is a `SaedslWarning` too when the block ends."""
+        return self._ready().warnings
 
     def forward(self, more: Collection[Site] = ()) -> None:
         """Run now, if it has not run with these sites captured."""
@@ -350,7 +359,7 @@ class Recorder:
         """The edits of a site, and the text of its target."""
         block = self._recording(f"model.{name}")
         if isinstance(sae, str | Path):
-            sae = SAE.load(find_sae(str(sae)))
+            sae = SAE.load(find_sae(str(sae), download=True))
         if place is None:
             site = sae.config.output_site if sae is not None else None
             if site is None:

@@ -10,6 +10,8 @@ import mlx.nn as nn
 
 from saedsl.anatomy import ModelInfo
 from saedsl.execute import Firing, needs_shadow
+from saedsl.firing import silent_edits
+from saedsl.grammar.source import Diagnostic
 from saedsl.lanes import Row
 from saedsl.plan import Plan
 from saedsl.runner import engine_of, sources_of
@@ -23,10 +25,16 @@ class Trace:
     """A forward that is to run, or has run. Made by `InterpretableModel.trace`."""
 
     def __init__(
-        self, model: nn.Module, info: ModelInfo, planned: Plan, weights: Mapping[str, SAE], rows: Sequence[Tokens]
+        self,
+        model: nn.Module,
+        info: ModelInfo,
+        planned: Plan,
+        weights: Mapping[str, SAE],
+        rows: Sequence[Tokens],
+        noticed: Sequence[Diagnostic] = (),
     ) -> None:
         (last,) = planned.steps
-        self._info, self._rows = info, rows
+        self._info, self._rows, self._noticed = info, rows, noticed
         step, held = last.step, needs_shadow(last.step)
         edited = [Row(step, p, ids=r.ids) for p, r in zip(last.prompts, rows, strict=True)]
         plain = [Row(step, p, False, r.ids) for p, r in zip(last.prompts, rows, strict=True)] if held else []
@@ -73,6 +81,11 @@ class Trace:
         self.forward()
         assert self._frame is not None
         return tuple(self._functions.firings([self._frame], self._first + i) for i in range(len(self._rows)))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the check noticed, then the edits that did nothing: as in `Result.warnings`."""
+        return (*(d.render() for d in self._noticed), *silent_edits(self.firings))
 
     def captured(self, site: Site) -> mx.array:
         """The activation at one site; the forward runs again if it was not kept."""

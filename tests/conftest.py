@@ -128,7 +128,8 @@ def _model(family: str, dtype: str = "float32", seed: int = 0) -> InterpretableM
     return InterpretableModel(model, _tokenizer(), name=f"tiny-{family}")
 
 
-def _double(x: mx.array) -> oracle.Array:
+def _double(x: mx.array | None) -> oracle.Array:
+    assert x is not None
     return np.array(x.astype(mx.float32)).astype(np.float64)
 
 
@@ -154,8 +155,13 @@ def _sae(
     trained_on_bos: bool = True,
     model_name: str | None = None,
     seed: int = 0,
+    center: bool = False,
+    sites: tuple[str, ...] = (),
 ) -> SAE:
-    """A random dictionary: an SAE on `site`, or with `read` a transcoder from `read` to `site`."""
+    """A random dictionary: an SAE on `site`, with `read` a transcoder from `read` to `site`, with `sites` a crosscoder.
+
+    `d_in` is of all sites together.
+    """
     rng = np.random.default_rng(seed)
     transcoder = read is not None
     d_out = d_out or d_in
@@ -165,7 +171,7 @@ def _sae(
         d_out=d_out,
         activation=activation,  # type: ignore[arg-type]
         k=k if "topk" in activation else None,
-        kind="transcoder" if transcoder else "sae",
+        kind="crosscoder" if sites else "transcoder" if transcoder else "sae",
         input_site=Site.parse(read or site) if site else None,
         output_site=Site.parse(site) if site else None,
         normalize_activations=normalize,  # type: ignore[arg-type]
@@ -173,7 +179,11 @@ def _sae(
         skip=skip,
         model_name=model_name,
         trained_on_bos=trained_on_bos,
+        center_input=center,
+        input_sites=tuple(map(Site.parse, sites)),
+        output_sites=tuple(map(Site.parse, sites)),
     )
+    gated = activation == "gated"
 
     def draw(*shape: int, size: float) -> mx.array:
         return mx.array(size * rng.standard_normal(shape), mx.float32)
@@ -181,11 +191,14 @@ def _sae(
     return SAE(
         config,
         W_enc=draw(d_in, d_sae, size=1 / np.sqrt(d_in)),
-        b_enc=draw(d_sae, size=0.1),
+        b_enc=None if gated else draw(d_sae, size=0.1),
         W_dec=draw(d_sae, d_out, size=1 / np.sqrt(d_out)),
         b_dec=draw(d_out, size=0.1),
         threshold=mx.abs(draw(d_sae, size=0.3)) if config.has_threshold else None,
         W_skip=draw(d_out, d_in, size=0.1) if skip else None,
+        b_gate=draw(d_sae, size=0.1) if gated else None,
+        r_mag=draw(d_sae, size=0.3) if gated else None,
+        b_mag=draw(d_sae, size=0.1) if gated else None,
     )
 
 
@@ -194,7 +207,7 @@ def _plain(sae: SAE) -> oracle.Dictionary:
     c = sae.config
     return oracle.Dictionary(
         W_enc=_double(sae.W_enc),
-        b_enc=_double(sae.b_enc),
+        b_enc=np.zeros(c.d_sae) if sae.b_enc is None else _double(sae.b_enc),
         W_dec=_double(sae.W_dec),
         b_dec=_double(sae.b_dec),
         activation=c.activation,
@@ -204,6 +217,8 @@ def _plain(sae: SAE) -> oracle.Dictionary:
         subtract_b_dec=c.apply_b_dec_to_input,
         transcoder=c.is_transcoder,
         W_skip=None if sae.W_skip is None else _double(sae.W_skip),
+        gate=None if c.activation != "gated" else (_double(sae.b_gate), _double(sae.r_mag), _double(sae.b_mag)),
+        center=c.center_input,
     )
 
 

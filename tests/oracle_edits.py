@@ -35,6 +35,10 @@ class Dictionary:
     subtract_b_dec: bool = True
     transcoder: bool = False
     W_skip: Array | None = None
+    gate: tuple[Array, Array, Array] | None = None
+    """Gated: b_gate, r_mag, b_mag; `b_enc` is 0."""
+    center: bool = False
+    """Whether each token loses its mean first, and its reconstruction gets it back."""
     maximum: Array | None = None
     """Of each feature over some text, [d_sae]: the unit `max`."""
     std: Array | None = None
@@ -43,6 +47,11 @@ class Dictionary:
     def encode(self, x: Array) -> Array:
         """Features [tokens, d_sae] of activations [tokens, d_in]."""
         n, _, _ = self._normalised(x)
+        if self.gate is not None:
+            b_gate, r_mag, b_mag = self.gate
+            u = n - self.b_dec if self.subtract_b_dec else n
+            magnitude = u @ (self.W_enc * np.exp(r_mag)) + b_mag
+            return np.where((u @ self.W_enc + b_gate > 0) & (magnitude > 0), magnitude, 0)
         pre = (n - self.b_dec if self.subtract_b_dec else n) @ self.W_enc + self.b_enc
         if self.activation == "relu":
             return np.maximum(pre, 0)
@@ -65,13 +74,16 @@ class Dictionary:
 
     def _normalised(self, x: Array) -> tuple[Array, Array, Array]:
         zero = np.zeros((len(x), 1))
+        if self.center and self.normalize != "layer_norm":
+            mean = x.sum(axis=1, keepdims=True) / x.shape[1]
+            x, zero = x - mean, mean
         if self.normalize == "layer_norm":
             centre, spread = x.mean(axis=1, keepdims=True), x.std(axis=1, ddof=1, keepdims=True)
             return (x - centre) / (spread + 1e-5), centre, spread
         if self.normalize == "constant_norm_rescale":
             spread = np.linalg.norm(x, axis=1, keepdims=True) / np.sqrt(x.shape[1])
             return x / spread, zero, spread
-        return x, zero, zero + 1
+        return x, zero, np.ones((len(x), 1))
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,7 @@ def test_a_long_program_has_the_hash_of_its_text(folder: Path, monkeypatch: pyte
     assert program_id(s.source) == program_id(Source(text)) == program_id(Source(s.text))
 
 
+@pytest.mark.filterwarnings("ignore::saedsl.errors.SaedslWarning")  # f7 is silent
 def test_a_script_runs_plans_and_traces() -> None:
     model = saedsl.InterpretableModel.load("demo")
     s = saedsl.script()

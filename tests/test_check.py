@@ -57,12 +57,42 @@ NAMES: list[Row] = [
         [("S201", "nothing above is called truth", "truth", "", "did you mean truht?")],
     ),
     ("at mlp ablate", [("S201", "nothing above is called mlp", "mlp", "", "which layer? L0.mlp")]),
+    (
+        'at module "model.layers.1.mpl" out ablate',
+        [
+            (
+                "S330",
+                "this model has no module model.layers.1.mpl",
+                'module "model.layers.1.mpl" out',
+                "",
+                'did you mean module "model.layers.1.mlp" out?',
+            )
+        ],
+    ),
+    (
+        'record module "model.nrom" out',
+        [
+            (
+                "S330",
+                "this model has no module model.nrom",
+                'module "model.nrom" out',
+                "",
+                'did you mean module "model.norm" out?',
+            )
+        ],
+    ),
     ("at g ablate f1", [("S201", "nothing above is called g", "g", "", "")]),
     ("record nothing", [("S201", "nothing above is called nothing", "nothing", "", "")]),
     ("run q", [("S201", "nothing above is called q", "q", "", "")]),
     ("let s = {s}\nat L0.mlp ablate s", [("S201", "nothing above is called s", "s", "", "")]),
-    ("let a = {b}\nlet b = {a}\nat L0.mlp ablate a", [("S201", "nothing above is called b", "b", "", "")]),
-    ("let a = b\nlet b = 3\nat L0.mlp set f1 = a", [("S201", "nothing above is called b", "b", "", "")]),
+    (
+        "let a = {b}\nlet b = {a}\nat L0.mlp ablate a",
+        [("S205", "b is declared further down", "b", "", "move its `let` statement up")],
+    ),
+    (
+        "let a = b\nlet b = 3\nat L0.mlp set f1 = a",
+        [("S205", "b is declared further down", "b", "", "move its `let` statement up")],
+    ),
     (
         "let a = {nope, f1, nil}\nat L0.mlp ablate a",
         [

@@ -17,6 +17,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from saedsl.cli import cli
+from saedsl.errors import ModelError
+from saedsl.grammar.source import Source
+from saedsl.included import fetch_declared
 from saedsl.sae.dictionary import SAE
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +83,20 @@ def test_run_saves_what_result_load_reads(here: Path) -> None:
     saved = Saved.load("out")
     assert set(saved.prompts[0].edited.activations) == {"g.f2", "L1.resid_post"}
     assert contents(here) == {"model", "sae", "p.saedsl", "out", "out/result.json", "out/arrays.safetensors"}
+
+
+def test_a_model_that_an_included_file_names_is_fetched(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[tuple[str, Path, bool]] = []
+
+    def find(name: str, base: Path = Path(), download: bool = False) -> Path:
+        fetched.append((name, base, download))
+        raise ModelError("not here")
+
+    monkeypatch.setattr("saedsl.included.find_model", find)
+    Path("sub").mkdir()
+    Path("sub/model.saedsl").write_text('model "some/hub-model"\n')
+    fetch_declared(Source('include "sub/model.saedsl"\nat L0.mlp ablate\n', "main.saedsl"), here)
+    assert fetched == [("some/hub-model", here, True)]
 
 
 def test_paths_in_a_program_start_from_its_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from saedsl.model import InterpretableModel
 from saedsl.sae.dictionary import SAE
 from tests import oracle
 
+pytestmark = pytest.mark.filterwarnings("ignore::saedsl.errors.SaedslWarning")  # of random features that are silent
+
 Models = Callable[..., InterpretableModel]
 References = Callable[[str], oracle.Model]
 SAEs = Callable[..., SAE]
@@ -140,7 +142,7 @@ def test_features_are_edited_as_in_numpy_at_every_site(
 
 @pytest.mark.parametrize("subtract_b_dec", [True, False])
 @pytest.mark.parametrize("normalize", ["none", "layer_norm", "constant_norm_rescale"])
-@pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk", "batchtopk"])
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk", "batchtopk", "gated"])
 @pytest.mark.parametrize("family", ORACLES)
 def test_every_kind_of_sae_is_edited_as_in_numpy(
     family: str, activation: str, normalize: str, subtract_b_dec: bool,
@@ -157,7 +159,22 @@ def test_every_kind_of_sae_is_edited_as_in_numpy(
     assert_agrees(model_of(family), reference_of(family), program, edits, {"L1.mlp": sae})
 
 
-@pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk", "batchtopk"])
+@pytest.mark.parametrize("normalize", ["none", "layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("activation", ["gated", "topk"])
+def test_an_sae_that_centres_its_input_is_edited_as_in_numpy(
+    activation: str, normalize: str, model_of: Models, reference_of: References, sae_of: SAEs, plain: Plain
+) -> None:
+    sae = sae_of(activation=activation, normalize=normalize, center=True, seed=3)
+    dictionary = plain(sae)
+    edits = [
+        oracle.Edit("L0.resid_post", "ablate", (), EVERY, [0, 5, 6, 7], dictionary),
+        oracle.Edit("L0.resid_post", "set", (2,), [N - 1], [33], dictionary),
+    ]
+    program = "at L0.resid_post { ablate {f0, f5..7}; set f33 = 2 @ last }"
+    assert_agrees(model_of("llama"), reference_of("llama"), program, edits, {"L0.resid_post": sae})
+
+
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk", "batchtopk", "gated"])
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("family", ORACLES)
 def test_a_transcoder_reads_what_the_mlp_reads_and_writes_what_it_adds(

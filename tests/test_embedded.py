@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from saedsl.analyse import Given, analyse
 from saedsl.cli import cli
-from saedsl.embedded import find_cells, find_literal, find_programs
+from saedsl.embedded import cell_program, find_cells, find_literal, find_programs
 from saedsl.errors import SaedslError
 from saedsl.grammar.parse import parse
 from saedsl.grammar.source import Source
@@ -85,6 +86,24 @@ def test_a_mistake_is_shown_where_it_stands_in_the_file(python: str) -> None:
     assert mistake.to_json()["span"]["line"] == line
     assert f"--> a.py:{line}:" in mistake.render()
     assert python.splitlines()[line - 1].strip() in mistake.render()
+
+
+def test_another_line_that_a_mistake_names_is_the_files() -> None:
+    python = 'x = 1\ny = 2\nP = """\nlet a = 3\nlet a = 4\nmetric m = kl()\nrun as r\nrun as r\n"""\n'
+    (program,) = find_programs(Source(python, "a.py")).programs
+    messages = [d.message for d in analyse(program)[1].diagnostics if d.code == "S202"]
+    assert messages == ["a is declared twice, first on line 4", "two runs are called r, first on line 7"]
+    cell = Source("%%saedsl\nlet a = 3\nlet a = 4\nrun", "cell")
+    (mistake,) = [d for d in analyse(cell_program(cell))[1].diagnostics if d.code == "S202"]
+    assert mistake.message == "a is declared twice, first on line 2"
+
+
+def test_the_line_of_an_included_file_is_its_own(tmp_path: Path) -> None:
+    (tmp_path / "more.saedsl").write_text("# one\nlet a = 3\n")
+    python = 'x = 1\nP = """include "more.saedsl"\nlet a = 4\nrun"""\n'
+    (program,) = find_programs(Source(python, "a.py")).programs
+    (mistake,) = [d for d in analyse(program, Given(base=tmp_path))[1].diagnostics if d.code == "S202"]
+    assert mistake.message == f"a is declared twice, first on line 2 of {tmp_path / 'more.saedsl'}"
 
 
 def test_the_whole_mistake_is_asserted_once() -> None:

@@ -283,6 +283,7 @@ def test_a_trained_model_agrees_with_numpy(stories: InterpretableModel) -> None:
         "at L0.mlp ablate @ prompt[-1]\ngenerate 5",
     ],
 )
+@pytest.mark.filterwarnings("ignore::saedsl.errors.SaedslWarning")  # of `generate`
 def test_a_trace_takes_the_edits_of_a_program_and_not_its_prompts_and_runs(
     program: str, llama: InterpretableModel
 ) -> None:

@@ -237,7 +237,8 @@ WHOLE = [
 @pytest.mark.parametrize("program", WHOLE)
 def test_a_whole_program_is_one_step_on_the_callers_prompts(program: str) -> None:
     plan, report = analysed(program, prompts={"row 0": "The cat"}, whole=True)
-    assert report.diagnostics == ()
+    assert report.errors == ()
+    assert [d.code for d in report.warnings] == ["S602"] * program.count("generate")
     assert plan is not None
     (step,) = plan.steps
     assert (step.step.kind, step.step.named, [p.name for p in step.prompts]) == ("run", False, ["row 0"])
@@ -248,7 +249,31 @@ def test_a_whole_program_is_one_step_on_the_callers_prompts(program: str) -> Non
 
 def test_generated_positions_of_a_whole_program_are_right() -> None:
     _, report = analysed("at L2.mlp ablate f1 @ gen[3]\ngenerate 9", prompts={"row 0": "The cat"}, whole=True)
-    assert report.diagnostics == ()
+    assert report.errors == ()
+
+
+IGNORED = [
+    ("at L2.mlp ablate f1\nmetric m = kl()\nrun", "the metric m is not computed", "metric m = kl()"),
+    ("at L2.mlp ablate f1\nrun with mode = frozen", "mode = frozen has no effect", "run with mode = frozen"),
+    (
+        "at L2.mlp ablate f1\nrun with mode = direct, seed = 3",
+        "mode = direct, seed = 3 have no effect",
+        "run with mode = direct, seed = 3",
+    ),
+    ("at L2.mlp ablate f1\ngenerate 9", "nothing is generated", "generate 9"),
+    ("at L2.mlp ablate f1\nrun\nreset\nat L2.mlp ablate f2", "what stands above this `reset` does not count", "reset"),
+]
+
+
+@pytest.mark.parametrize(("program", "what", "where"), IGNORED)
+def test_what_a_forward_of_ones_own_ignores_is_said(program: str, what: str, where: str) -> None:
+    _, report = analysed(program, prompts={"row 0": "The cat"}, whole=True)
+    assert report.errors == ()
+    found = [d for d in report.warnings if d.message.startswith("a trace")]
+    assert [(d.code, d.message.partition(": ")[2], program[d.span.start : d.span.end]) for d in found] == [
+        ("S602", what, where)
+    ]
+    assert analysed("at L2.mlp ablate f1\nrun with mode = iterative", whole=True)[1].warnings == ()
 
 
 # Hashes ---------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from saedsl.analyse import Given, analyse
 from saedsl.anatomy import ModelInfo
+from saedsl.explain import explain
 from saedsl.grammar.source import Source
 from saedsl.locate import DEMO, find_sae
 from saedsl.plan import Plan
@@ -310,3 +312,18 @@ def test_an_error_of_the_template_is_said(base: Path) -> None:
     assert (d.code, d.message, d.hints) == (
         "S323", "the chat template cannot be used here (only user and assistant)", ("leave `system` out",),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["prompt[2] | prompt[4]", "prompt[4] | prompt[2]"])
+@pytest.mark.parametrize("target", ["prompt[1] | prompt[3]", "prompt[3] | prompt[1]"])
+def test_sets_of_positions_pair_in_the_order_of_the_prompts_however_they_are_written(
+    base: Path, target: str, source: str
+) -> None:
+    prompts = 'prompt a = "Mary stone John little"\nprompt b = "Mary John stone little"\n'
+    plan = planned(f"{prompts}at L1.mlp patch @ {target} from b at {source}\nrun a", base)
+    (places,) = plan.steps[0].prompts[0].patches
+    assert places is not None
+    assert places.pairs == ((1, 2), (3, 4))
+    (edit,) = explain(plan)[0].edits
+    ((_, where),) = edit.at
+    assert re.findall(r"(\d):'[^']*' <- (\d):", where) == [("1", "2"), ("3", "4")]

@@ -273,6 +273,7 @@ def test_a_mistake_is_shown_at_the_line_that_says_it(llama: InterpretableModel, 
     assert first[places[0]["column"] - 1 :].startswith("L17")
 
 
+@pytest.mark.filterwarnings("ignore::saedsl.errors.SaedslWarning")  # f42 is silent on this text
 def test_the_bundled_dictionary_is_itself_when_it_is_given() -> None:
     model = InterpretableModel.load("demo")
     with model.trace("The capital of France is") as block:

@@ -34,7 +34,7 @@ def command(
     from saedsl.locate import DEMO, find_sae
     from saedsl.sae.header import SAEInfo
 
-    folder = find_sae(sae)
+    folder = find_sae(sae, download=True)
     if DEMO.resolve() in folder.resolve().parents:
         message = f"{sae}: the bundled dictionaries have their statistics; copy {folder} to count anew"
         fail("usage", message, USAGE, as_json)

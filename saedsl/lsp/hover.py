@@ -111,7 +111,11 @@ def _string(doc: Document, token: Token) -> str:
     except SAEError as e:
         return str(e)
     c = info.config
-    where = f" at {c.input_site}" if c.input_site == c.output_site else f" from {c.input_site} to {c.output_site}"
+    read, write = (
+        ", ".join(map(str, several)) or str(one)
+        for several, one in ((c.input_sites, c.input_site), (c.output_sites, c.output_site))
+    )
+    where = f" at {read}" if read == write else f" from {read} to {write}"
     counted = "with statistics" if info.statistics else "no statistics: saedsl stats counts them"
     return f"{c.activation} {c.kind}{where}: {c.d_sae} features, d_in {c.d_in}, {counted}"
 

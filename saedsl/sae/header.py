@@ -24,9 +24,9 @@ class SAEInfo:
     format: str = "memory"
     """The file format it was read from, e.g. `saelens`."""
     path: Path | None = None
-    """The folder it was read from, or None for a dictionary in memory."""
+    """The folder or the file it was read from, or None for a dictionary in memory."""
     weights: Stamp | None = None
-    """The weights' file when the description was read."""
+    """The weights' file when the description was read; of several, the first."""
     digest: str | None = None
     """SHA-256 of the weights of a dictionary in memory."""
     statistics: Stamp | None = None
@@ -34,18 +34,19 @@ class SAEInfo:
 
     @classmethod
     def read(cls, path: str | PathLike[str]) -> SAEInfo:
-        """Describe the dictionary in the folder `path`; no weight is read.
+        """Describe the dictionary in the folder or file `path`; no weight is read.
 
         Raises:
             SAEError: if there is none, its format is unknown, its files are damaged or contradict one
                 another.
         """
         folder = Path(path)
+        around = folder.parent if folder.is_file() else folder  # what describes a file may lie beside it
         try:
-            with scandir(folder) as entries:
+            with scandir(around) as entries:
                 stats = ((e.name, e.stat()) for e in entries)
                 files = tuple(sorted((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in stats))
-        except OSError:  # a file, nothing, or something that cannot be read: its reader says what is wrong
+        except OSError:  # nothing, or something that cannot be read: its reader says what is wrong
             return _described(folder)
         return _remembered(folder.absolute(), folder, files)
 
@@ -87,14 +88,19 @@ class SAEInfo:
 
 @lru_cache(maxsize=256)
 def _remembered(absolute: Path, folder: Path, files: tuple[tuple[str, int, int, int], ...]) -> SAEInfo:
-    """The dictionary in `folder`, as long as its files are these: (name, size, modification time, inode)."""
+    """The dictionary in `folder`, as long as its files, or those beside it, are these.
+
+    A file is (name, size, modification time, inode).
+    """
     return _described(folder)
 
 
 def _described(folder: Path) -> SAEInfo:
+    """A format may call another folder the dictionary's own, e.g. for a file inside it: statistics lie there."""
     from saedsl.sae.formats import detect
     from saedsl.sae.statistics import FILE
 
     info = detect(folder).read_info(folder)
+    folder = info.path or folder
     statistics = folder / FILE
     return replace(info, statistics=Stamp.of(statistics)) if statistics.is_file() else info

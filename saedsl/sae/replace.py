@@ -64,3 +64,22 @@ def _swap(fresh: Path, folder: Path, old: Path) -> None:
         if existed:
             old.rename(folder)
         raise
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Make `path` hold `content`, whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written; what was there before is still there.
+    """
+    path = path.absolute()
+    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise

@@ -8,20 +8,39 @@ from typing import TYPE_CHECKING, Any
 from saedsl.training.config import SAEConfig
 
 if TYPE_CHECKING:
-    from saedsl.training.loop import Origin, Report, Trained, train
+    from saedsl.training.arrays import ArraySource
+    from saedsl.training.jobs import Job
     from saedsl.training.metrics import Evaluation, ce_recovered, evaluate
+    from saedsl.training.report import Report
+    from saedsl.training.stopping import Interrupted
+    from saedsl.training.trainer import Trained, train, train_together
 
 _HOMES = {
+    "ArraySource": "saedsl.training.arrays",
     "Evaluation": "saedsl.training.metrics",
-    "Origin": "saedsl.training.loop",
-    "Report": "saedsl.training.loop",
-    "Trained": "saedsl.training.loop",
+    "Interrupted": "saedsl.training.stopping",
+    "Job": "saedsl.training.jobs",
+    "Report": "saedsl.training.report",
+    "Trained": "saedsl.training.trainer",
     "ce_recovered": "saedsl.training.metrics",
     "evaluate": "saedsl.training.metrics",
-    "train": "saedsl.training.loop",
+    "train": "saedsl.training.trainer",
+    "train_together": "saedsl.training.trainer",
 }
 
-__all__ = ["Evaluation", "Origin", "Report", "SAEConfig", "Trained", "ce_recovered", "evaluate", "train"]
+__all__ = [
+    "ArraySource",
+    "Evaluation",
+    "Interrupted",
+    "Job",
+    "Report",
+    "SAEConfig",
+    "Trained",
+    "ce_recovered",
+    "evaluate",
+    "train",
+    "train_together",
+]
 
 
 def __getattr__(name: str) -> Any:

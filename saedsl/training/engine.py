@@ -98,7 +98,8 @@ class Parallel(Protocol):
 
     split: Literal["data", "latents"]
     """data: every process has all weights and its part of the batch; B, and the mean of a loss, are the whole batch's.
-    latents: every process has all of the batch and F / size of the features."""
+    latents: every process has all of the batch and F / size of the features; its weights and state are of these, while
+    feature numbers, prefixes, k and outcomes are of all."""
     rank: int
     size: int
 

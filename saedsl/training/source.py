@@ -28,14 +28,21 @@ class Batch:
 class Source(Protocol):
     """Activations, shuffled, BOS and padding left out."""
 
-    widths: Mapping[str, int]
-    """Stream -> its width."""
-    tokens: int | None
-    """Tokens of one pass; None if not known before reading."""
-    identity: str
-    """SHA-256 of data, model, sites and order: a checkpoint goes on only with the same."""
-    about: Mapping[str, Any]
-    """`model_name`, `context_size`, `trained_on_bos`, as far as they are known: kept in the dictionary's config."""
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Stream -> its width."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of one pass; None if not known before reading."""
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of data, model, sites and order: a checkpoint goes on only with the same."""
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """`model_name`, `context_size`, `trained_on_bos`, as far as they are known: kept in the dictionary's config."""
 
     def batches(self, size: int, seed: int, cursor: Cursor | None = None) -> Iterator[Batch]:
         """Batches of exactly `size` tokens, pass after pass without end, each pass in another order.

@@ -40,6 +40,8 @@ def feature_statistics(
     Raises:
         SAEError: if the dictionary does not say where it reads, has another width, or the texts have no token.
     """
+    if sae.config.several_sites:
+        raise SAEError("this dictionary reads several sites; statistics are counted for those that read one")
     read = site or sae.config.input_site
     if read is None:
         raise SAEError("this dictionary does not say which site it reads; name it")

@@ -32,7 +32,7 @@ ELSEWHERE = {
     "S109": "some text\nthat is no program\n" * 40,
 }
 """Programs that are not to be printed."""
-OUTSIDE = {"S206", "S207", "S315", "S329", "S405", "S406", "S414", "S505", "S601", "S604", "S608", "S610"}
+OUTSIDE = {"S206", "S207", "S315", "S329", "S405", "S406", "S414", "S505", "S601", "S604", "S608", "S610", "S611"}
 """Codes of what the caller or another model brings, or a run finds."""
 
 
@@ -45,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, sae_of: Callable[..., SAE])
     sae_of(128, 50).save(base / "saes/nowhere")
     sae_of(128, 50, site="L2.mlp", model_name="other/llama").save(base / "saes/other")
     sae_of(128, 50, site="L1.mlp", read="L3.mlp.in").save(base / "saes/backward")
+    sae_of(256, 50, sites=("L1.mlp", "L2.mlp")).save(base / "saes/crosscoder")
     mx.save_safetensors(str(base / "vectors.safetensors"), {"up": mx.ones(128), "short": mx.ones(16)})
     rows = [
         {"prompt": f"The capital of {a} is", "corrupt": f"The capital of {b} is", "answer": c, "positions": {"name": 4}}
@@ -123,5 +124,5 @@ def test_an_unknown_code_is_answered_with_a_near_one() -> None:
     done = CliRunner().invoke(cli, ["check", "--explain", "S3O4"])
     assert done.exit_code == 2
     assert done.output == "error: there is no code S3O4: did you mean S304?\n"
-    with pytest.raises(KeyError, match="codes go from S100 to S610"):
+    with pytest.raises(KeyError, match="codes go from S100 to S611"):
         explained("x")

@@ -23,7 +23,7 @@ SAE = DictionaryConfig(8, 32, 8, "topk", k=4, input_site=MLP, output_site=MLP)
         ({"d_in": 0}, "d_in is 0, not a positive whole number"),
         ({"d_sae": 2.5}, "d_sae is 2.5, not a positive whole number"),
         ({"d_out": True}, "d_out is True, not a positive whole number"),
-        ({"activation": "tanh"}, "activation is 'tanh'; it can be relu, topk, batchtopk, jumprelu"),
+        ({"activation": "tanh"}, "activation is 'tanh'; it can be relu, topk, batchtopk, jumprelu, gated"),
         ({"k": None}, "topk needs k, a positive whole number, not None"),
         ({"k": 33}, "k is 33, more than the 32 features there are"),
         ({"d_out": 9}, "an SAE writes what it reads, but d_in is 8 and d_out is 9"),
@@ -71,3 +71,13 @@ def test_weight_shapes_follow_the_config() -> None:
         "W_enc": (8, 32), "b_enc": (32,), "W_dec": (32, 6), "b_dec": (6,),
         "threshold": (32,), "W_skip": (6, 8),
     }  # fmt: skip
+
+
+def test_fields_that_came_later_leave_older_fingerprints_as_they_were() -> None:
+    site = Site(2, "mlp")
+    assert DictionaryConfig(8, 32, 8, "topk", 4, input_site=site, output_site=site).canonical() == (
+        '{"activation":"topk","apply_b_dec_to_input":true,"context_size":null,"d_in":8,"d_out":8,"d_sae":32,'
+        '"hook_name":null,"hook_name_out":null,"input_site":"L2.mlp","k":4,"kind":"sae","metadata":[],'
+        '"model_name":null,"normalize_activations":"none","output_site":"L2.mlp","skip":false,"trained_on_bos":false}'
+    )
+    assert '"prefixes":[4,32]' in DictionaryConfig(8, 32, 8, prefixes=(4, 32)).canonical()

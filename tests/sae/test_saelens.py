@@ -48,7 +48,9 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("transcoder", TRANSCODER),
     ("jumprelu_transcoder", {**TRANSCODER, "activation": "batchtopk"}),
-    ("topk_transcoder", {**TRANSCODER, "activation": "topk"}),
+    ("gated", {"activation": "gated", "input_site": MLP, "output_site": MLP}),
+    ("jumprelu", {"activation": "batchtopk", "prefixes": (4, 20)}),
+    ("standard", {"center_input": True, "input_site": MLP, "output_site": MLP}),
     ("skip_transcoder", {**TRANSCODER, "skip": True}),
 ]
 
@@ -200,8 +202,8 @@ def test_the_site_of_one_head_is_unknown(tmp_path: Path) -> None:
 CENTRED = {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": True, "n_devices": 1}}}
 NEWER = {"metadata": {"saedsl": {"format": 2}}}
 KNOWN = (
-    "standard, topk, jumprelu, batchtopk, transcoder, jumprelu_transcoder, topk_transcoder, skip_transcoder, "
-    "jumprelu_skip_transcoder, topk_skip_transcoder"
+    "standard, gated, topk, jumprelu, batchtopk, matryoshka_batchtopk, transcoder, jumprelu_transcoder, "
+    "skip_transcoder, jumprelu_skip_transcoder"
 )
 
 
@@ -212,7 +214,19 @@ FILE = "sae_weights.safetensors"
 @pytest.mark.parametrize(
     ("cfg", "tensors", "message"),
     [
-        ({"architecture": "gated"}, {}, f"cfg.json has architecture 'gated'; saedsl reads {KNOWN}"),
+        ({"architecture": "gated"}, {"b_enc": None}, f"{FILE} has no b_gate, which a gated sae needs"),
+        ({"architecture": "spline"}, {}, f"cfg.json has architecture 'spline'; saedsl reads {KNOWN}"),
+        (
+            {"architecture": "temporal"},
+            {},
+            "cfg.json has architecture 'temporal': its features depend on the tokens before, which no dictionary of "
+            "saedsl does",
+        ),
+        (
+            {"architecture": "matching_pursuit"},
+            {},
+            "cfg.json has architecture 'matching_pursuit': it encodes by an iteration, not by an activation function",
+        ),
         ({"activation_fn": "tanh"}, {}, "cfg.json has activation_fn 'tanh', which saedsl does not compute"),
         (
             {"architecture": "transcoder"},
@@ -234,8 +248,8 @@ FILE = "sae_weights.safetensors"
         (
             CENTRED,
             {},
-            "trained on a model loaded with center_writing_weights=True, whose activations differ "
-            "from the model's own; saedsl does not support that yet",
+            "trained on a model loaded with center_writing_weights=True, whose activations at an unknown site may "
+            "differ from the model's own; saedsl does not support that",
         ),
         (NEWER, {}, "written by a newer saedsl (format 2, this one reads 1); update it"),
         ({}, {"b_enc": None}, f"{FILE} has no b_enc, which a relu sae needs"),
@@ -283,7 +297,7 @@ def test_a_place_without_a_dictionary_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path, message in [
         (tmp_path / "none", "no such dictionary; check the path"),
-        (tmp_path / "file", "a file, not a dictionary; name the folder that holds cfg.json"),
+        (tmp_path / "file", "not a dictionary that saedsl can read; name the folder that holds it"),
         (
             tmp_path,
             "not a dictionary that saedsl can read; expected cfg.json and sae_weights.safetensors (SAELens)",
@@ -306,3 +320,74 @@ def test_a_file_that_changes_after_loading_is_not_hashed_as_what_was_loaded(tmp_
     os.utime(tmp_path / "sae_weights.safetensors", ns=(1, 1))
     with pytest.raises(SAEError, match=r"changed since it was read; load the dictionary again"):
         _ = sae.sha256
+
+
+@pytest.mark.parametrize(
+    ("options", "hook", "centred"),
+    [
+        ({"center_writing_weights": True}, "blocks.1.hook_resid_pre", True),
+        ({"center_writing_weights": True}, "blocks.1.hook_mlp_out", True),
+        ({"center_writing_weights": True}, "blocks.1.hook_attn_out", True),
+        ({"center_writing_weights": True}, "blocks.1.hook_mlp_in", True),
+        ({"center_writing_weights": False}, "blocks.1.hook_resid_pre", False),
+        ({"center_writing_weights": True}, "blocks.1.attn.hook_z", False),
+        ({"center_writing_weights": True}, "blocks.1.ln2.hook_normalized", False),
+        ({"center_writing_weights": True, "fold_ln": True, "center_unembed": True}, "blocks.1.hook_resid_post", True),
+        ({"fold_ln": True}, "blocks.1.hook_mlp_out", False),
+        ({"fold_value_biases": True}, "blocks.1.hook_attn_out", False),
+    ],
+)
+def test_options_of_the_models_loading_are_applied_or_harmless(
+    tmp_path: Path, options: dict[str, Any], hook: str, centred: bool
+) -> None:
+    metadata = {"model_from_pretrained_kwargs": options, "hook_name": hook}
+    sae = SAE.load(folder(tmp_path, {"metadata": metadata}))
+    assert sae.config.center_input is centred
+    w = load_file(tmp_path / "sae_weights.safetensors")
+    x = np.array(X, dtype=np.float64)
+    mean = x.mean(axis=1, keepdims=True) if centred else 0
+    f = np.maximum((x - mean - w["b_dec"]) @ w["W_enc"] + w["b_enc"], 0)
+    np.testing.assert_allclose(np.array(sae.encode(X)), f, atol=1e-5)
+    np.testing.assert_allclose(np.array(sae(X)), f @ w["W_dec"] + w["b_dec"] + mean, atol=1e-5)
+    again = sae.save(tmp_path / "again")
+    assert again.config == sae.config
+    kept = json.loads((tmp_path / "again/cfg.json").read_text())["metadata"]["model_from_pretrained_kwargs"]
+    assert kept == options
+
+
+@pytest.mark.parametrize(
+    ("option", "hook"),
+    [
+        ("fold_ln", "blocks.1.ln2.hook_normalized"),
+        ("fold_ln", "blocks.1.hook_q"),
+        ("fold_value_biases", "blocks.1.attn.hook_z"),
+        ("refactor_factored_attn_matrices", "blocks.1.attn.hook_z"),
+        ("default_padding", "blocks.1.hook_mlp_out"),
+    ],
+)
+def test_options_that_change_the_site_are_refused_by_name(tmp_path: Path, option: str, hook: str) -> None:
+    metadata = {"model_from_pretrained_kwargs": {option: True}, "hook_name": hook}
+    with pytest.raises(SAEError, match=rf"trained on a model loaded with {option}=True, whose activations"):
+        SAEInfo.read(folder(tmp_path, {"metadata": metadata}))
+
+
+def test_a_transcoder_between_centred_sites_is_refused(tmp_path: Path) -> None:
+    metadata = {
+        "model_from_pretrained_kwargs": {"center_writing_weights": True},
+        "hook_name": "blocks.1.ln2.hook_normalized",
+        "hook_name_out": "blocks.1.hook_mlp_out",
+    }
+    cfg = {"architecture": "transcoder", "d_out": D, "apply_b_dec_to_input": False, "metadata": metadata}
+    with pytest.raises(SAEError, match="center_writing_weights=True: a transcoder's input or output there differs"):
+        SAEInfo.read(folder(tmp_path, cfg))
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_topk_transcoders_that_older_versions_wrote_are_read(tmp_path: Path, skip: bool) -> None:
+    cfg = {
+        "architecture": "topk_skip_transcoder" if skip else "topk_transcoder",
+        "d_out": D, "k": 3, "apply_b_dec_to_input": False,
+    }  # fmt: skip
+    sae = SAE.load(folder(tmp_path, cfg, W_skip=np.ones((D, D)) if skip else None))
+    assert (sae.config.kind, sae.config.activation, sae.config.skip) == ("transcoder", "topk", skip)
+    assert sae.save(tmp_path / "new").info.format == "saedsl"

@@ -131,6 +131,8 @@ def test_settings_that_give_no_tokens_are_refused(
     with pytest.raises(TrainingError) as e:
         harvest(demo, given.pop("texts"), [SITE], **given)
     assert str(e.value) == message
+    if "texts" in change:  # which train_sae takes for a path
+        return
     with pytest.raises(TrainingError) as e:
         demo.train_sae(1, "mlp", change.get("texts", TEXTS), **given, progress=False)
     assert str(e.value) == message

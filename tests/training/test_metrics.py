@@ -12,6 +12,7 @@ from saedsl.errors import TrainingError
 from saedsl.sae.config import DictionaryConfig
 from saedsl.sae.dictionary import SAE
 from saedsl.training import ce_recovered, evaluate
+from saedsl.training.metrics import measure
 
 D, F = 6, 30
 
@@ -39,6 +40,14 @@ def test_measures_are_the_definitions_whatever_the_batch(batch: int) -> None:
     assert got.l1 == pytest.approx(f.sum(axis=1).mean())
     assert got.mse == pytest.approx(((x - out) ** 2).sum(axis=1).mean())
     assert got.explained_variance == pytest.approx(1 - got.mse / variance)
+    assert got.l0_sparsity == pytest.approx((f > 0).mean())
+    spread = ((x - x.mean(axis=0)) ** 2).sum(axis=1)
+    assert got.explained_variance_legacy == pytest.approx((1 - ((x - out) ** 2).sum(axis=1) / spread).mean())
+    centred = 1 - (x - out).var(axis=0).sum() / x.var(axis=0).sum()
+    assert got.explained_variance_centred == pytest.approx(centred)
+    assert got.shrinkage == pytest.approx((out**2).sum() / (x * out).sum())
+    assert got.density == pytest.approx((f > 0).mean(axis=0))
+    assert sum(got.density_histogram) == int((f > 0).any(axis=0).sum())
     lengths = np.linalg.norm(x, axis=1), np.linalg.norm(out, axis=1)
     assert got.cosine == pytest.approx(((x * out).sum(axis=1) / lengths[0] / lengths[1]).mean())
     assert got.l2_ratio == pytest.approx((lengths[1] / lengths[0]).mean())
@@ -76,3 +85,40 @@ def test_ce_recovered_is_1_for_no_loss_and_0_for_all_of_it() -> None:
     assert ce_recovered(2.0, 2.3, 5.0) == pytest.approx(0.9)
     with pytest.raises(TrainingError, match=r"nothing is lost there, so nothing can be recovered"):
         ce_recovered(2.0, 2.0, 2.0)
+
+
+def test_the_batch_changes_nothing_but_rounding() -> None:
+    sae, rng = make(), np.random.default_rng(3)
+    x = (rng.standard_normal((5000, D)) * 10 ** rng.uniform(-3, 3, (5000, 1)) + 1e3).astype(np.float32)
+    a, b = evaluate(sae, x, batch=17), evaluate(sae, x, batch=5000)
+    for name in ("l0", "l1", "mse", "explained_variance", "explained_variance_centred", "cosine", "shrinkage"):
+        assert getattr(a, name) == pytest.approx(getattr(b, name), rel=1e-6), name
+    assert (a.density == b.density).all()
+
+
+def test_constant_activations_have_no_explained_variance() -> None:
+    got = evaluate(make(), np.ones((50, D), np.float32))
+    assert np.isnan(got.explained_variance)
+    assert np.isfinite(got.mse)
+
+
+def test_densities_fall_into_half_decades() -> None:
+    sae = make()
+    got = evaluate(sae, X)
+    by_hand = [0] * 14
+    for density in got.density[got.density > 0]:
+        by_hand[min(int((np.log10(density) + 7) * 2), 13)] += 1
+    assert list(got.density_histogram) == by_hand
+
+
+def test_data_that_differ_between_the_passes_are_refused() -> None:
+    passes = iter([X, X[:50]])
+
+    def chunks() -> Any:
+        x = next(passes)
+        return [(x, x)]
+
+    with pytest.raises(TrainingError, match="101 tokens first and 50 when they were read again"):
+        measure(make(), chunks)
+    with pytest.raises(TrainingError, match="there are no tokens to measure the dictionary on"):
+        measure(make(), list)

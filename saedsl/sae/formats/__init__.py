@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from saedsl.errors import SAEError
-from saedsl.sae.formats import saelens
+from saedsl.sae.formats import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    goodfire,
+    llama_scope,
+    mlxterp,
+    native,
+    qwen_scope,
+    saelens,
+    sparsify,
+)  # fmt: skip
 from saedsl.sae.header import SAEInfo
 
 if TYPE_CHECKING:
@@ -17,35 +28,39 @@ if TYPE_CHECKING:
 
 
 class Format(Protocol):
-    """What a format's module offers."""
+    """What a format's module offers. `path` is a folder or a single file; `info.path` is what `read_info` got, or
+    the folder of which that file is a part."""
 
-    def matches(self, folder: Path, /) -> bool:
-        """Whether `folder` looks like this format."""
+    def matches(self, path: Path, /) -> bool:
+        """Whether `path` looks like this format; for a file, by its name, its suffix or its first bytes."""
 
-    def read_info(self, folder: Path, /) -> SAEInfo:
-        """Describe the dictionary in `folder`, every contradiction refused."""
+    def read_info(self, path: Path, /) -> SAEInfo:
+        """Describe the dictionary at `path`, every contradiction refused."""
 
     def read_weights(self, info: SAEInfo, /) -> dict[str, mx.array]:
         """Its weights as `SAE` takes them: float32, all norms folded."""
 
 
-FORMATS: Final[tuple[Format, ...]] = (saelens,)
+FORMATS: Final[tuple[Format, ...]] = (
+    native, mlxterp, sparsify, llama_scope, dictionary_learning, goodfire, qwen_scope, gemma_scope, saelens,
+    circuit_tracer,
+)  # fmt: skip
 """Tried in this order."""
 
 
-def detect(folder: Path) -> Format:
-    """The format of the dictionary in `folder`.
+def detect(path: Path) -> Format:
+    """The format of the dictionary at `path`, a folder or a single file.
 
     Raises:
-        SAEError: if there is no such folder, or no format recognises it.
+        SAEError: if there is nothing, or no format recognises it.
     """
-    if not folder.exists():
-        raise SAEError(f"{folder}: no such dictionary; check the path")
+    if not path.exists():
+        raise SAEError(f"{path}: no such dictionary; check the path")
     for candidate in FORMATS:
-        if candidate.matches(folder):
+        if candidate.matches(path):
             return candidate
-    if not folder.is_dir():
-        raise SAEError(f"{folder}: a file, not a dictionary; name the folder that holds cfg.json")
+    if not path.is_dir():
+        raise SAEError(f"{path}: not a dictionary that saedsl can read; name the folder that holds it")
     raise SAEError(
-        f"{folder}: not a dictionary that saedsl can read; expected cfg.json and sae_weights.safetensors (SAELens)"
+        f"{path}: not a dictionary that saedsl can read; expected cfg.json and sae_weights.safetensors (SAELens)"
     )

@@ -1,26 +1,26 @@
 """SAELens folders: `cfg.json` + `sae_weights.safetensors` (version 6, and the flat configs before it).
 
 Source: https://github.com/decoderesearch/SAELens, `sae_lens/saes` and `sae_lens/loading`, version 6.54.
-Ours adds `metadata.saedsl` (what SAELens has no key for) and the architectures `topk_transcoder` and
-`topk_skip_transcoder`, which SAELens refuses by name rather than computing something else.
+Ours adds `metadata.saedsl` (what SAELens has no key for). The architectures `topk_transcoder` and
+`topk_skip_transcoder`, which SAELens does not have, are read because saedsl wrote them before its own format.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from saedsl.errors import SAEError
 from saedsl.sae.config import Activation, DictionaryConfig, Normalization, freeze_metadata, thaw_metadata
+from saedsl.sae.formats.saelens_options import centred, check_model_options
 from saedsl.sae.formats.saelens_types import EITHER, OURS, TOP, check_types
+from saedsl.sae.formats.tensors import WRITTEN, DType, check_finite, load_arrays, write_dictionary
 from saedsl.sae.header import SAEInfo
 from saedsl.sae.hooknames import hook_of_site, site_of_hook
-from saedsl.sae.replace import write_folder
-from saedsl.sae.statistics import FILE, Statistics
-from saedsl.sae.tensorfile import AGAIN, Stamp, TensorInfo, parse_header, read_header
+from saedsl.sae.statistics import Statistics
+from saedsl.sae.tensorfile import Stamp, TensorInfo, read_header
 from saedsl.sites import Site
 
 if TYPE_CHECKING:
@@ -30,16 +30,18 @@ if TYPE_CHECKING:
 NAME: Final = "saelens"
 CONFIG: Final = "cfg.json"
 WEIGHTS: Final = "sae_weights.safetensors"
-FILES: Final = (CONFIG, WEIGHTS, "sparsity.safetensors", FILE)
-"""All that a folder of this format holds."""
+FILES: Final = WRITTEN
+"""What saving may replace."""
 VERSION: Final = 1
 """Of the `metadata.saedsl` entry."""
 
 ARCHITECTURES: Final[dict[str, tuple[Activation, bool, bool]]] = {
     "standard": ("relu", False, False),
+    "gated": ("gated", False, False),
     "topk": ("topk", False, False),
     "jumprelu": ("jumprelu", False, False),
     "batchtopk": ("batchtopk", False, False),
+    "matryoshka_batchtopk": ("batchtopk", False, False),
     "transcoder": ("relu", True, False),
     "jumprelu_transcoder": ("jumprelu", True, False),
     "topk_transcoder": ("topk", True, False),
@@ -48,6 +50,13 @@ ARCHITECTURES: Final[dict[str, tuple[Activation, bool, bool]]] = {
     "topk_skip_transcoder": ("topk", True, True),
 }
 """`architecture` -> activation, whether a transcoder, whether it has a skip connection."""
+_OURS_ONLY: Final = ("topk_transcoder", "topk_skip_transcoder")
+_TRAINING: Final = ("batchtopk", "matryoshka_batchtopk")
+"""Not written: SAELens loads them for training only."""
+_REFUSED: Final = {
+    "temporal": "its features depend on the tokens before, which no dictionary of saedsl does",
+    "matching_pursuit": "it encodes by an iteration, not by an activation function",
+}
 
 _RENAMED: Final = {
     "hook_point": "hook_name",
@@ -60,29 +69,28 @@ _USED: Final = frozenset({
     "architecture", "d_in", "d_sae", "d_out", "k", "apply_b_dec_to_input", "normalize_activations",
     "metadata", "reshape_activations", "rescale_acts_by_decoder_norm", "norm_scaling_factor",
     "dtype", "device", "activation_fn", "activation_fn_kwargs",
-    "model_name", "hook_name", "hook_name_out", "context_size", "saedsl",
+    "model_name", "hook_name", "hook_name_out", "context_size", "saedsl", "matryoshka_widths",
 })  # fmt: skip
 """Keys that a field of the config, or the weights, stand for; all others are kept as metadata."""
 _AVERAGE: Final = (True, "expected_average_only_in")
 """`normalize_activations` by one number for all tokens, as it is written before and since 6.0."""
 MAX_SCALE: Final = 1e30
 """Of that number: beyond it float32 weights overflow."""
-_HARMLESS: Final = frozenset({"device", "dtype", "torch_dtype", "n_devices", "trust_remote_code", "revision"})
-"""Options of the model's loading that leave the activations what they are."""
 
 
-def matches(folder: Path) -> bool:
-    """Whether `folder` holds a SAELens config or its weights."""
-    return (folder / CONFIG).is_file() or (folder / WEIGHTS).is_file()
+def matches(path: Path) -> bool:
+    """Whether `path` is SAELens' weights, or a folder with a SAELens config or weights."""
+    return path.name == WEIGHTS if path.is_file() else any((path / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
 def read_info(folder: Path) -> SAEInfo:
-    """Describe the dictionary in `folder`; no weight is read.
+    """Describe the dictionary in `folder`, or of which it is the weights' file; no weight is read.
 
     Raises:
         SAEError: if a file is missing or damaged, config and tensors contradict one another, or the
             dictionary needs something that we do not have.
     """
+    folder = folder.parent if folder.is_file() else folder
     raw = _read_json(folder / CONFIG)
     path = folder / WEIGHTS
     if not path.is_file():
@@ -107,16 +115,10 @@ def read_weights(info: SAEInfo) -> dict[str, mx.array]:
 
     assert info.path is not None
     assert info.weights is not None
-    if Stamp.of(info.weights.path) != info.weights:
-        raise SAEError(f"{info.weights.path}: changed while it was read; load the dictionary again")
     raw = _renamed(_read_json(info.path / CONFIG))
-    try:  # a .safetensors suffix is what mx.load goes by
-        loaded = cast("dict[str, mx.array]", mx.load(str(info.weights.path)))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise SAEError(f"{info.weights.path}: MLX cannot read it ({error}); download or copy it again") from None
-    stored = {name: value.astype(mx.float32) for name, value in loaded.items()}
+    stored = load_arrays(info.weights)
     # log 0 is a threshold like any other
-    _check_finite({name: value for name, value in stored.items() if name != "log_threshold"}, info.weights.path)
+    check_finite({name: value for name, value in stored.items() if name != "log_threshold"}, info.weights.path)
     weights = {name: stored[name] for name in info.config.weight_shapes if name in stored}
     if "log_threshold" in stored:
         weights["threshold"] = mx.exp(stored["log_threshold"])
@@ -131,14 +133,16 @@ def read_weights(info: SAEInfo) -> dict[str, mx.array]:
         if not mx.all(norms > 0).item():
             raise SAEError(f"{info.path}: a decoder row is zero, so its norm cannot be folded")
         weights["W_enc"] = weights["W_enc"] * norms
-        weights["b_enc"] = weights["b_enc"] * norms
+        for name in ("b_enc", "b_gate", "b_mag"):
+            if name in weights:
+                weights[name] = weights[name] * norms
         weights["W_dec"] = weights["W_dec"] / norms[:, None]
     if raw.get("normalize_activations") in _AVERAGE:
         scale = float(raw["norm_scaling_factor"])
         weights["W_enc"] = weights["W_enc"] * scale
         weights["W_dec"] = weights["W_dec"] / scale
         weights["b_dec"] = weights["b_dec"] / scale
-    _check_finite(weights, info.weights.path)
+    check_finite(weights, info.weights.path)
     return weights
 
 
@@ -146,36 +150,45 @@ def write(
     folder: Path,
     config: DictionaryConfig,
     weights: Mapping[str, np.ndarray],
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: DType = "float32",
     statistics: Statistics | None = None,
 ) -> None:
-    """Write a dictionary to `folder`, whole or not at all; an existing dictionary is replaced, its statistics too.
-
-    `statistics` are those of `weights`; they are left out where storing rounds a weight.
+    """Write a dictionary to `folder`, whole or not at all; see `write_dictionary`.
 
     Raises:
-        SAEError: if `folder` holds something else, or a weight does not fit in float16.
+        SAEError: if SAELens cannot say it (see `lacks`), `folder` holds something else, or a weight does not fit in
+            float16.
     """
+    if (why := lacks(config)) is not None:
+        raise SAEError(f"SAELens' layout cannot say {why}; write saedsl's own: format='native'")
     text = json.dumps(to_json(config, dtype), indent=2, sort_keys=True) + "\n"
-    files = {CONFIG: text.encode(), WEIGHTS: _serialise(weights, dtype)}
-    if statistics is not None and all((w == w.astype(dtype)).all() for w in weights.values()):
-        files[FILE] = statistics.serialise(hashlib.sha256(files[WEIGHTS]).hexdigest())
-    write_folder(folder, files, replaceable=FILES)
+    write_dictionary(folder, (CONFIG, text), WEIGHTS, weights, dtype, statistics)
 
 
-def describe(config: DictionaryConfig, weights: Mapping[str, np.ndarray]) -> SAEInfo:
-    """The description of a dictionary in memory; its hash is that of the file `write` would write."""
-    data = _serialise(weights, "float32")
-    length = int.from_bytes(data[:8], "little")
-    tensors = parse_header(data[8 : 8 + length], len(data) - 8 - length, Path("memory"))
-    digest = hashlib.sha256(data).hexdigest()
-    return SAEInfo(config, tuple(tensors[name] for name in sorted(tensors)), digest=digest)
+def lacks(config: DictionaryConfig) -> str | None:
+    """What SAELens cannot say or would compute otherwise, in words; None if it has all of `config`."""
+    if config.several_sites:
+        return "a crosscoder" if config.kind == "crosscoder" else "a cross-layer transcoder"
+    if config.is_transcoder and _architecture(config) is None:
+        return f"a {config.activation} transcoder"
+    if config.is_transcoder and config.apply_b_dec_to_input:
+        return "a transcoder that subtracts b_dec from its input"
+    if config.center_input and not centred(config.input_site):
+        return f"that each token loses its mean at {config.input_site or 'an unknown site'}"
+    if config.center_input and config.is_transcoder:
+        return "a transcoder whose input loses its mean"
+    return None
+
+
+def _architecture(config: DictionaryConfig) -> str | None:
+    """SAELens' name of it, if it has one; a BatchTopK computes what a JumpReLU does."""
+    stored: Activation = "jumprelu" if config.activation == "batchtopk" else config.activation
+    wanted = (stored, config.is_transcoder, config.skip)
+    return next((a for a, v in ARCHITECTURES.items() if v == wanted and a not in (*_OURS_ONLY, *_TRAINING)), None)
 
 
 def to_json(config: DictionaryConfig, dtype: str) -> dict[str, Any]:
     """`config` as the content of `cfg.json`."""
-    stored: Activation = "jumprelu" if config.activation == "batchtopk" else config.activation
-    architecture = next(a for a, v in ARCHITECTURES.items() if v == (stored, config.is_transcoder, config.skip))
     kept = thaw_metadata(config.metadata)
     # without its version SAELens takes the file for one from before 6.0 and drops the metadata
     added = {"sae_lens_version": "6.0.0", "prepend_bos": config.trained_on_bos}
@@ -189,6 +202,11 @@ def to_json(config: DictionaryConfig, dtype: str) -> dict[str, Any]:
         "input_site": None if config.input_site is None else str(config.input_site),
         "output_site": None if config.output_site is None else str(config.output_site),
     }
+    if config.prefixes:
+        ours["prefixes"] = list(config.prefixes)
+    if config.center_input and "model_from_pretrained_kwargs" not in kept:
+        added["model_from_pretrained_kwargs"] = {"center_writing_weights": True}
+        ours["added"] = sorted(added)
     metadata = {
         **added,
         **kept,
@@ -201,7 +219,7 @@ def to_json(config: DictionaryConfig, dtype: str) -> dict[str, Any]:
         metadata["hook_name_out"] = config.hook_name_out or _hook(config.output_site)
     at_z = config.input_site is not None and config.input_site.component == "attn.z"
     out = {
-        "architecture": architecture,
+        "architecture": _architecture(config),
         "d_in": config.d_in,
         "d_sae": config.d_sae,
         "dtype": dtype,
@@ -234,14 +252,15 @@ def config_of(raw: Mapping[str, Any]) -> DictionaryConfig:
         architecture, k = "topk", (raw.get("activation_fn_kwargs") or {}).get("k", k)
     elif raw.get("activation_fn", "relu") not in ("relu", "topk"):
         raise SAEError(f"{CONFIG} has activation_fn {raw['activation_fn']!r}, which saedsl does not compute")
+    if architecture in _REFUSED:
+        raise SAEError(f"{CONFIG} has architecture {architecture!r}: {_REFUSED[architecture]}")
     if architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+        known = ", ".join(a for a in ARCHITECTURES if a not in _OURS_ONLY)
         raise SAEError(f"{CONFIG} has architecture {architecture!r}; saedsl reads {known}")
     activation, transcoder, skip = ARCHITECTURES[architecture]
     missing = [key for key in ("d_in", "d_sae", *(("d_out",) if transcoder else ())) if key not in raw]
     if missing:
         raise SAEError(f"{CONFIG} has no {' and no '.join(missing)}; it is not the config of a {architecture} SAE")
-    _check_model_options(flat.get("model_from_pretrained_kwargs"))
     ours = _ours(flat.get("saedsl"))
     if ours.get("activation") == "batchtopk" and activation == "jumprelu":
         activation, k = "batchtopk", ours.get("k")
@@ -250,6 +269,15 @@ def config_of(raw: Mapping[str, Any]) -> DictionaryConfig:
     whole = flat.get("hook_head_index") is None
     input_site = _site(ours.get("input_site"), hook if whole else None)
     output_site = _site(ours.get("output_site"), hook_out) if transcoder else input_site
+    of_heads = None if whole or hook is None else site_of_hook(hook)
+    places = (input_site or of_heads, output_site or of_heads)
+    center = check_model_options(flat.get("model_from_pretrained_kwargs"), places)
+    if center and transcoder:
+        raise SAEError(
+            "trained on a model loaded with center_writing_weights=True: a transcoder's input or output there differs "
+            "from the model's own; saedsl does not support that"
+        )
+    prefixes = raw.get("matryoshka_widths") if architecture == "matryoshka_batchtopk" else ours.get("prefixes")
     return DictionaryConfig(
         d_in=raw["d_in"],
         d_sae=raw["d_sae"],
@@ -269,6 +297,8 @@ def config_of(raw: Mapping[str, Any]) -> DictionaryConfig:
         trained_on_bos=bool(
             ours.get("trained_on_bos", flat.get("prepend_bos") and not flat.get("exclude_special_tokens"))
         ),
+        prefixes=_prefixes(prefixes, raw["d_sae"]),
+        center_input=center,
         metadata=freeze_metadata({key: value for key, value in flat.items() if key not in unkept}),
     )
 
@@ -309,6 +339,16 @@ def _ours(entry: object) -> dict[str, Any]:
     return entry
 
 
+def _prefixes(widths: Any, d_sae: Any) -> tuple[int, ...]:
+    """Where nested dictionaries end; SAELens may leave the last one out, and one alone is no nesting."""
+    if not widths:
+        return ()
+    if not all(type(width) is int for width in widths):
+        raise SAEError(f"{CONFIG} has matryoshka_widths that are not whole numbers")
+    ends = tuple(widths) if widths[-1] == d_sae else (*widths, d_sae)
+    return ends if len(ends) > 1 else ()
+
+
 def _site(text: str | None, hook_name: str | None) -> Site | None:
     """The site as we wrote it, else as the hook name says it."""
     if text is None:
@@ -336,29 +376,6 @@ def _normalization(raw: Mapping[str, Any]) -> Normalization:
     return cast(Normalization, value)  # DictionaryConfig checks it
 
 
-def _check_finite(weights: Mapping[str, mx.array], path: Path) -> None:
-    import mlx.core as mx
-
-    finite = {name: mx.all(mx.isfinite(value)) for name, value in weights.items()}
-    try:
-        mx.eval(weights, finite)
-    except (RuntimeError, ValueError) as error:
-        raise SAEError(f"{path}: MLX cannot read it ({error}); {AGAIN}") from None
-    for name, good in finite.items():
-        if not good.item():
-            raise SAEError(f"{path}: {name} holds NaN or infinity; the file is damaged")
-
-
-def _check_model_options(options: object) -> None:
-    changing = {k: v for k, v in options.items() if v and k not in _HARMLESS} if isinstance(options, dict) else {}
-    if changing:
-        name, value = min(changing.items())
-        raise SAEError(
-            f"trained on a model loaded with {name}={value}, whose activations differ from the model's own; "
-            "saedsl does not support that yet"
-        )
-
-
 def _check_tensors(config: DictionaryConfig, tensors: Mapping[str, TensorInfo], raw: Mapping[str, Any]) -> None:
     """Names and shapes of the stored tensors against the config."""
     expected = dict(config.weight_shapes)
@@ -378,14 +395,3 @@ def _check_tensors(config: DictionaryConfig, tensors: Mapping[str, TensorInfo], 
     surplus = sorted(set(tensors) - set(expected) - {"scaling_factor"})
     if surplus:
         raise SAEError(f"{WEIGHTS} has {', '.join(surplus)}, which a {config.activation} {config.kind} does not use")
-
-
-def _serialise(weights: Mapping[str, np.ndarray], dtype: Literal["float32", "float16"]) -> bytes:
-    """The safetensors bytes; equal weights give equal bytes."""
-    import numpy as np
-    from safetensors.numpy import save
-
-    for name, value in weights.items():
-        if dtype == "float16" and np.abs(value).max(initial=0) > np.finfo(np.float16).max:
-            raise SAEError(f"{name} has entries beyond float16's 65504; save with dtype='float32'")
-    return bytes(save({name: np.ascontiguousarray(value, dtype=dtype) for name, value in weights.items()}))

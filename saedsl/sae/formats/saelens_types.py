@@ -20,6 +20,7 @@ TOP: Final[Types] = {
     "norm_scaling_factor": (int, float, NoneType),
     "rescale_acts_by_decoder_norm": (bool, NoneType),
     "activation_fn_kwargs": (dict, NoneType),
+    "matryoshka_widths": (list, NoneType),
 }
 """At the top level; sizes are checked by `DictionaryConfig`."""
 EITHER: Final[Types] = {
@@ -39,6 +40,7 @@ OURS: Final[Types] = {
     "trained_on_bos": (bool,),
     "input_site": (str, NoneType),
     "output_site": (str, NoneType),
+    "prefixes": (list,),
 }
 """In `metadata.saedsl`."""
 _CALLED: Final[dict[type, str]] = {

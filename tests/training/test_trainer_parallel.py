@@ -1,0 +1,51 @@
+"""Two processes train what one trains: the same global batches, the same dead features, one writer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from saedsl.errors import TrainingError
+from saedsl.sae.dictionary import SAE
+from saedsl.training import SAEConfig, train
+from tests.training.launch import launch
+
+X = (np.random.default_rng(0).standard_normal((1200, 10)) * np.arange(1, 11)).astype(np.float32)
+CONFIG = SAEConfig(
+    d_sae=40, k=3, learning_rate=5e-3, batch_size=60, num_tokens=60 * 25, dead_window=300, resample_every=600,
+    curriculum="loss", checkpoint_every=10,
+)  # fmt: skip
+SCRIPT = """
+from saedsl.blas import preload; preload()
+from saedsl.training import train
+from saedsl.training.parallel import join
+from tests.training.test_trainer_parallel import CONFIG, X
+trained = train(X, CONFIG, save_path=OUT / "sae", parallel=join({split!r}), progress=False)
+(OUT / f"{{RANK}}.txt").write_text(f"{{trained.sae.sha256}} {{trained.report.curve[-1].dead}}")
+"""
+
+
+@pytest.mark.parametrize("split", ["data", "latents"])
+def test_two_processes_train_the_dictionary_of_one(split: str, tmp_path: Path) -> None:
+    alone = train(X, CONFIG, progress=False)
+    done = launch(SCRIPT.format(split=split), tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / f"{r}.txt").read_text().split() for r in range(2))
+    assert first == second
+    assert int(first[1]) == alone.report.curve[-1].dead
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("sae")) == ["sae", "sae.report.json"]
+    together = SAE.load(tmp_path / "sae")
+    for name, value in alone.sae.numpy_weights().items():
+        np.testing.assert_allclose(together.numpy_weights()[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    class Three:
+        split, rank, size = "data", 0, 3
+
+    three: Any = Three()
+    with pytest.raises(TrainingError, match="a batch of 64 tokens does not divide into 3 processes"):
+        train(X, SAEConfig(d_sae=40, k=3, batch_size=64), parallel=three, progress=False)
