@@ -125,7 +125,9 @@ def test_grammar_check_and_plan_never_import_anything_heavy(path: Path) -> None:
     heavy = {(module, at) for module, at in imports(path) if module.split(".")[0] in HEAVY}
     if name_of(path) in WITHOUT_MLX:
         assert not heavy
-    elif name_of(path) == "cli" or (path.parent.name in ("sae", "formats") and path.stem not in ("dictionary", "sitewise", "topk")):
+    elif name_of(path) == "cli" or (
+        path.parent.name in ("sae", "formats") and path.stem not in ("dictionary", "sitewise", "topk")
+    ):
         assert not {module for module, at in heavy if at}
 
 

@@ -111,7 +111,7 @@ def test_generation_is_the_oracles_and_mlx_lms(family: str, model_of: Models, re
 
 def test_an_edit_that_changes_nothing_is_warned_about(llama: InterpretableModel, sae_of: SAEs, plain: Plain) -> None:
     sae = sae_of(activation="jumprelu", seed=1)
-    quiet = SAE(sae.config, sae.W_enc, sae.b_enc - 100, sae.W_dec, sae.b_dec, sae.threshold)
+    quiet = SAE(sae.config, sae.W_enc, sae.b_enc - 100, sae.W_dec, sae.b_dec, sae.threshold)  # type: ignore[operator, arg-type]
     result = llama.run("at L0.mlp amplify f1 x9; set f2 = 1", prompts=TEXTS[0], saes={"L0.mlp": quiet})
     (warning,) = result.warnings
     assert warning == "warning[S610]: `at L0.mlp amplify f1 x9` changed nothing at 9 positions: f1 was never active"

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import mlx.core as mx
 import numpy as np
 
 from saedsl.errors import SaedslWarning, TrainingError
@@ -41,15 +40,7 @@ VALIDATIONS = 10
 
 
 def make_engine(form: Form, weights: Arrays, parallel: Parallel | None = None) -> Engine:
-    """The fastest engine that can train `form` here: numba's on a CPU, else MLX's."""
-    if mx.default_device() == mx.cpu:
-        try:
-            from saedsl.training.fast import FastEngine
-        except ImportError:  # numba is an extra
-            pass
-        else:
-            if FastEngine.supports(form):
-                return FastEngine(form, weights, parallel)
+    """The engine that trains `form`."""
     from saedsl.training.portable import PortableEngine
 
     return PortableEngine(form, weights, parallel)

@@ -64,9 +64,7 @@ class Processes:
         others = self.gather(mine)
         different = [r for r in range(self.size) if not np.array_equal(others[r], others[0])]
         if different:
-            raise TrainingError(
-                f"{what} of process {different[0]} is another than process 0's; give all the same"
-            )
+            raise TrainingError(f"{what} of process {different[0]} is another than process 0's; give all the same")
 
     def _wait(self, value: mx.array) -> np.ndarray:
         try:

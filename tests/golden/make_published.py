@@ -18,7 +18,7 @@ import numpy as np
 import torch  # type: ignore[import-not-found]
 from sae_lens.loading import pretrained_sae_loaders as loaders  # type: ignore[import-not-found]
 from sae_lens.registry import get_sae_class  # type: ignore[import-not-found]
-from safetensors.torch import save_file  # type: ignore[import-not-found]
+from safetensors.torch import save_file
 
 HERE = Path(__file__).parent
 ROOT = HERE / "published"

@@ -25,11 +25,11 @@ def random(*shape: int) -> np.ndarray:
 
 
 def relu(p: np.ndarray) -> np.ndarray:
-    return np.maximum(p, 0)
+    return np.maximum(p, 0)  # type: ignore[no-any-return]
 
 
 def jump(p: np.ndarray, threshold: Any) -> np.ndarray:
-    return relu(p) * (p > threshold)
+    return relu(p) * (p > threshold)  # type: ignore[no-any-return]
 
 
 def top(p: np.ndarray, k: int = K) -> np.ndarray:
@@ -102,7 +102,7 @@ def test_llama_scope_compares_what_features_write_with_the_threshold(tmp_path: P
 
 def test_llama_scope_transcoders_read_before_the_norm_that_their_hook_is_behind(tmp_path: Path) -> None:
     hooks = {"hook_point_in": "blocks.8.ln2.hook_normalized", "hook_point_out": "blocks.8.hook_mlp_out"}
-    w = llama(tmp_path, dataset_average_activation_norm={"in": np.sqrt(D), "out": 1.1}, **hooks)
+    w = llama(tmp_path, dataset_average_activation_norm={"in": np.sqrt(D), "out": 1.1}, **hooks)  # type: ignore[arg-type]
     behind = X / np.sqrt((X**2).mean(axis=-1, keepdims=True))
     f, out = openmoss(w, behind, (np.sqrt(D), 1.1), lambda p: jump(p, 0.9), True)
     sae = SAE.load(tmp_path)
@@ -179,7 +179,7 @@ def test_contradictions_of_llama_scope_are_named(tmp_path: Path, options: dict[s
 def test_llama_scope_without_its_weights_is_named(tmp_path: Path) -> None:
     llama(tmp_path)
     (tmp_path / "checkpoints" / "final.safetensors").unlink()
-    with pytest.raises(SAEError, match="checkpoints/final.safetensors is missing beside hyperparams.json"):
+    with pytest.raises(SAEError, match=r"checkpoints/final.safetensors is missing beside hyperparams.json"):
         SAE.load(tmp_path)
 
 
@@ -225,7 +225,7 @@ def test_mlxterp_normalises_each_dimension(tmp_path: Path, tied: bool, normalize
 
 
 def test_a_batchtopk_of_mlxterp_needs_a_threshold(tmp_path: Path) -> None:
-    w = mlxterp(tmp_path, **{"class": "BatchTopKSAE"})
+    w = mlxterp(tmp_path, **{"class": "BatchTopKSAE"})  # type: ignore[arg-type]
     with pytest.raises(SAEError, match=r'stores no threshold: .*; add "threshold": the smallest activation'):
         SAE.load(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -377,7 +377,7 @@ def test_incomplete_cross_layer_transcoders_are_named(tmp_path: Path) -> None:
         SAE.load(tmp_path)
     put(tmp_path / "W_dec_1.safetensors", {"W_dec_1": random(F, L - 1, D)})
     (tmp_path / "config.yaml").write_text(HOOKS.format("ln2.hook_normalized"))
-    with pytest.raises(SAEError, match="reads ln2.hook_normalized and writes hook_mlp_out of each layer"):
+    with pytest.raises(SAEError, match=r"reads ln2.hook_normalized and writes hook_mlp_out of each layer"):
         SAE.load(tmp_path)
 
 

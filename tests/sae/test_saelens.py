@@ -300,7 +300,9 @@ def test_a_place_without_a_dictionary_is_named(tmp_path: Path) -> None:
         (tmp_path / "file", "not a dictionary that saedsl can read; name the folder that holds it"),
         (
             tmp_path,
-            "not a dictionary that saedsl can read; expected cfg.json and sae_weights.safetensors (SAELens)",
+            "not a dictionary that saedsl can read; expected cfg.json and sae_weights.safetensors (SAELens), or the "
+            "files of mlxterp, Gemma Scope, Llama Scope, sparsify, dictionary_learning, Goodfire, Qwen-Scope or "
+            "circuit-tracer",
         ),
     ]:
         with pytest.raises(SAEError) as caught:

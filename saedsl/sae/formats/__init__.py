@@ -21,6 +21,7 @@ from saedsl.sae.formats import (
     saelens,
     sparsify,
 )  # fmt: skip
+from saedsl.sae.formats.reading import TENSORS, tensors_of
 from saedsl.sae.header import SAEInfo
 
 if TYPE_CHECKING:
@@ -59,8 +60,13 @@ def detect(path: Path) -> Format:
     for candidate in FORMATS:
         if candidate.matches(path):
             return candidate
+    if path.suffix in TENSORS and path.is_file():
+        names = ", ".join(sorted(tensors_of(path))[:8])  # or why it cannot be read
+        raise SAEError(f"{path}: holds {names or 'no tensors'}; no dictionary that saedsl can read has these tensors")
     if not path.is_dir():
         raise SAEError(f"{path}: not a dictionary that saedsl can read; name the folder that holds it")
     raise SAEError(
-        f"{path}: not a dictionary that saedsl can read; expected cfg.json and sae_weights.safetensors (SAELens)"
+        f"{path}: not a dictionary that saedsl can read; expected cfg.json and sae_weights.safetensors (SAELens), or "
+        "the files of mlxterp, Gemma Scope, Llama Scope, sparsify, dictionary_learning, Goodfire, Qwen-Scope or "
+        "circuit-tracer"
     )

@@ -54,7 +54,7 @@ def matches(path: Path) -> bool:
     """Whether `path` is a transcoder of one layer, a folder with some, or that of a cross-layer transcoder."""
     if path.is_file():
         return path.suffix == ".safetensors" and has_tensors(path, *_NAMES)
-    return bool(_encoders(path)) or any(has_tensors(file, *_NAMES) for file in _files(path)[:1])
+    return bool(_encoders(path) or _files(path))
 
 
 def read_info(path: Path) -> SAEInfo:

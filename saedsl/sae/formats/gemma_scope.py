@@ -198,9 +198,8 @@ def _layers(folder: Path) -> list[Path]:
         return []
     files = {int(m[1]): file for file in folder.glob("*layer_*.safetensors") if (m := _LAYER.search(file.stem))}
     ordered = [files[layer] for layer in sorted(files)]
-    if not ordered or not has_tensors(ordered[0], "w_enc", "w_dec"):
-        return []
-    return ordered if len(tensors_of(ordered[0])["w_dec"].shape) == 3 else []
+    whole = next((file for file in ordered if has_tensors(file, "w_enc", "w_dec")), None)
+    return ordered if whole is not None and len(tensors_of(whole)["w_dec"].shape) == 3 else []
 
 
 def _layer(file: Path) -> Layer:

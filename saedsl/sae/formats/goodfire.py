@@ -34,7 +34,7 @@ _NAMES: Final = ("encoder_linear.weight", "encoder_linear.bias", "decoder_linear
 
 def matches(path: Path) -> bool:
     """Whether `path` is such a file, or a folder that holds some."""
-    return any(has_tensors(file, *_NAMES[::2]) for file in ([path] if path.is_file() else _files(path)))
+    return has_tensors(path, *_NAMES[::2]) if path.is_file() else bool(_files(path))
 
 
 def read_info(path: Path) -> SAEInfo:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, TensorInfo]
 FLOATS: Final = frozenset({"F32", "F16", "BF16", "F64"})
 PICKLES: Final = (".pt", ".pth", ".bin")
+TENSORS: Final = (".safetensors", ".npz", *PICKLES)
+"""Suffixes of files with tensors."""
 
 
 def tensors_of(path: Path) -> dict[str, TensorInfo]:
