@@ -7,8 +7,10 @@ Python literal, the numbers.
 from __future__ import annotations
 
 import ast
+import lzma
 import struct
 import zipfile
+import zlib
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -30,7 +32,17 @@ MAX_HEADER: Final = 4096
 MAX_RATIO: Final = 64
 """How much smaller compressed weights can be; zeros alone shrink a thousandfold."""
 MAX_AXES: Final = 8
-_BAD: Final = (zipfile.BadZipFile, ValueError, OverflowError, struct.error, NotImplementedError, EOFError, RuntimeError)
+_BAD: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    ValueError,
+    OverflowError,
+    struct.error,
+    NotImplementedError,
+    EOFError,
+    RuntimeError,
+)
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:

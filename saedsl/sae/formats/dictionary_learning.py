@@ -174,7 +174,9 @@ def _class(
     fitting = [
         name
         for name, made in CLASSES.items()
-        if set(made.names) <= set(tensors) <= {*made.names, *made.others} and like in (None, made.activation)
+        if set(made.names) <= set(tensors) <= {*made.names, *made.others}
+        and ("k" in tensors) == ("k" in made.others)
+        and like in (None, made.activation)
     ]
     if len(fitting) == 1:
         return fitting[0]
