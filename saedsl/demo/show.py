@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from warnings import catch_warnings, filterwarnings
 
 import mlx.core as mx
 import numpy as np
@@ -18,6 +19,7 @@ from rich.text import Text
 from saedsl import show
 from saedsl.demo.tasks import TASKS, Example, examples
 from saedsl.demo.words import CAPITALS
+from saedsl.errors import SaedslWarning
 from saedsl.model import InterpretableModel
 from saedsl.plan import DEMO_PROMPT
 from saedsl.sites import Site
@@ -138,10 +140,13 @@ def _capitals(model: InterpretableModel) -> Iterator[RenderableType]:
 def _answered(model: InterpretableModel, code: str, some: Sequence[Example]) -> float:
     """Mean probability of the right answers, with the program's edits."""
     total = 0.0
-    for e in some:
-        with model.trace(e.prompt, code) as t:
-            p = np.array(mx.softmax(t.output[0, -1]))
-            total += float(p[model.encoder.encode(e.answer).ids[-1]])
+    with catch_warnings():
+        # That the feature is active in none of some prompts is what is shown, no mistake.
+        filterwarnings("ignore", message=r"warning\[S610\]", category=SaedslWarning)
+        for e in some:
+            with model.trace(e.prompt, code) as t:
+                p = np.array(mx.softmax(t.output[0, -1]))
+                total += float(p[model.encoder.encode(e.answer).ids[-1]])
     return total / len(some)
 
 

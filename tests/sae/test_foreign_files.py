@@ -80,9 +80,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, name: str, data: st.D
 
 
 odd: st.SearchStrategy[Any] = st.one_of(
-    (
-)
-    st.none() | st.booleans() | st.integers(-3, 30) | st.floats() | st.text(max_size=3) | st.just([]) | st.just({})
+    st.none(), st.booleans(), st.integers(-3, 30), st.floats(), st.text(max_size=3), st.just([]), st.just({})
 )
 
 
