@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,9 +41,16 @@ VALIDATIONS = 10
 
 
 def make_engine(form: Form, weights: Arrays, parallel: Parallel | None = None) -> Engine:
-    """The engine that trains `form`."""
+    """The engine that trains `form`: the fast one where MLX computes on the CPU, numba is there and it can."""
+    import mlx.core as mx
+
     from saedsl.training.portable import PortableEngine
 
+    if parallel is None and mx.default_device() == mx.Device(mx.cpu) and find_spec("numba") is not None:
+        from saedsl.training.fast import FastEngine
+
+        if FastEngine.supports(form):
+            return FastEngine(form, weights)
     return PortableEngine(form, weights, parallel)
 
 

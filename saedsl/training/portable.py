@@ -47,7 +47,7 @@ class PortableEngine:
         """
         self.form = form
         self._joint = Joint(parallel)
-        _check(form, weights, self._joint)
+        check_weights(form, weights, self._joint)
         self._w: Weights = {name: mx.array(np.asarray(value, np.float32)) for name, value in weights.items()}
         self._moments = Moments(*({name: mx.zeros_like(value) for name, value in self._w.items()} for _ in range(2)))
         n_features, width = self._w["W_dec"].shape
@@ -98,7 +98,7 @@ class PortableEngine:
             TrainingError: if it is not of such a dictionary; nothing has changed then.
         """
         expected = {f"{of}{name}": value.shape for of in ("", "m.", "v.") for name, value in self._w.items()}
-        _compare(expected, {name: value.shape for name, value in state.items()}, "the state")
+        compare_shapes(expected, {name: value.shape for name, value in state.items()}, "the state")
         arrays = {name: mx.array(np.asarray(value, np.float32)) for name, value in state.items()}
         names = list(self._w)
         self._w = {name: arrays[name] for name in names}
@@ -115,7 +115,7 @@ class PortableEngine:
             name: (n, value.shape[1]) if name == "W_dec" else (*value.shape[:-1], n) for name, value in self._w.items()
         }
         given = {name: expected[name] for name in rows if name in expected and name not in SHARED}
-        _compare(given, {name: value.shape for name, value in rows.items()}, "the new features")
+        compare_shapes(given, {name: value.shape for name, value in rows.items()}, "the new features")
         here = self._local(ids)
         if here.size == 0:
             return
@@ -222,7 +222,7 @@ class PortableEngine:
         )
 
 
-def _check(form: Form, weights: Mapping[str, np.ndarray], joint: Joint) -> None:
+def check_weights(form: Form, weights: Mapping[str, np.ndarray], joint: Joint) -> None:
     """That the weights are those of the form, and that processes can share it."""
     if form.layers > 1 and (form.subtract_b_dec or joint.by_latents):
         raise TrainingError(
@@ -248,13 +248,13 @@ def _check(form: Form, weights: Mapping[str, np.ndarray], joint: Joint) -> None:
     }
     if form.skip:
         expected["W_skip"] = (width, d_in * form.layers)
-    _compare(expected, {name: value.shape for name, value in weights.items()}, "the weights")
+    compare_shapes(expected, {name: value.shape for name, value in weights.items()}, "the weights")
     mask = writing_mask(n_features, width, form.layers)
     if mask is not None and np.any(weights["W_dec"][np.array(mask) == 0]):
         raise TrainingError("W_dec of a cross-layer transcoder writes to layers before the one it reads")
 
 
-def _compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str) -> None:
+def compare_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str) -> None:
     """Raise a TrainingError that names the first array of `what` that is missing, unknown or of another shape."""
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:

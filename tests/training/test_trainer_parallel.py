@@ -29,7 +29,8 @@ trained = train(X, CONFIG, save_path=OUT / "sae", parallel=join({split!r}), prog
 
 
 @pytest.mark.parametrize("split", ["data", "latents"])
-def test_two_processes_train_the_dictionary_of_one(split: str, tmp_path: Path) -> None:
+def test_two_processes_train_the_dictionary_of_one(split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saedsl.training.loop.find_spec", lambda name: None)  # no numba: the same engine alone
     alone = train(X, CONFIG, progress=False)
     done = launch(SCRIPT.format(split=split), tmp_path)
     assert done.returncode == 0, done.stderr

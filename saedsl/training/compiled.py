@@ -1,0 +1,24 @@
+"""Functions on arrays in machine code, by numba: what `saedsl.training.fast` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+REORDER = {"reassoc", "contract", "nsz", "arcp"}
+"""What the compiler may do with float arithmetic; NaN and infinity stay what they are."""
+
+
+def compiled(function: Function) -> Function:
+    """`function` in machine code, kept on disk where there is a place for it.
+
+    It holds no Python lock while it runs, so that threads can share work. Sums may be reordered by the compiler, but
+    never from one call to the next.
+    """
+    try:
+        return cast(Function, numba.njit(cache=True, nogil=True, fastmath=REORDER)(function))
+    except RuntimeError:  # numba finds no folder that it may write
+        return cast(Function, numba.njit(nogil=True, fastmath=REORDER)(function))
