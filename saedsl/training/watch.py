@@ -93,16 +93,17 @@ class Watch:
 
 
 def _copy(number: int) -> socket.socket | None:
-    """The socket, by a number of our own, which stays ours when MLX closes its own."""
+    """The connection, by a number of our own, which stays ours when MLX closes its own; None if it is none."""
     try:
         found = socket.socket(fileno=os.dup(number))
         if found.family not in (socket.AF_INET, socket.AF_INET6):
             return None
+        found.getpeername()  # an attempt that was refused, before the other process listened, has none
         found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in KEEPALIVE.items():
             if hasattr(socket, name):
                 found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    except OSError:  # closed since, or no connection
+    except OSError:
         return None
     return found
 
