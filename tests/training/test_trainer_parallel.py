@@ -61,12 +61,11 @@ for steps in (1, 200):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", ["data", "latents"])
 def test_one_step_is_equal_to_1e_6_and_the_loss_of_200_to_a_thousandth(
-    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("saedsl.training.loop.find_spec", lambda name: None)
-    done = launch(LONG.format(split=split), tmp_path, timeout=280)
+    done = launch(LONG.format(split="data"), tmp_path, timeout=280)
     assert done.returncode == 0, done.stderr
     first, last = (dict(np.load(tmp_path / f"{n}.npz")) for n in (1, 200))
     one = train(X, replace(PLAIN, num_tokens=60), progress=False)
