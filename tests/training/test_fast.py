@@ -301,7 +301,7 @@ def test_decoder_rows_have_length_1(form: Form) -> None:
 
 @pytest.mark.parametrize("form", [TOPK, BATCH])
 def test_a_step_needs_little_memory(form: Form) -> None:
-    """Weights, moments, gradients, one array [B, F] for dead features, one for pre-activations and 8 [B, d]."""
+    """Weights, moments, one array [B, F] for dead features, one for pre-activations or gradients, and 8 [B, d]."""
     n, width, n_features = 512, 16, 2048
     rng = np.random.default_rng(0)
     x = rng.standard_normal((n, width)).astype(np.float32)
@@ -316,7 +316,7 @@ def test_a_step_needs_little_memory(form: Form) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     parameters = 4 * (2 * n_features * width + n_features + width)
-    assert peak < 4 * parameters + 2 * 4 * n * n_features + 8 * 4 * n * width + 2**17
+    assert peak < 3 * parameters + 2 * 4 * n * n_features + 8 * 4 * n * width + 2**17
 
 
 def test_dictionaries_learn() -> None:
