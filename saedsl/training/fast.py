@@ -283,20 +283,20 @@ class FastEngine:
 
     def _update(self, shared: Arrays, norm: float, settings: Settings) -> None:
         """Clip by the `norm` of all gradients, and go one step."""
-        w, m, v, rule = self._w, self._m, self._v, adam_rule(settings)
+        w, m, v, rules = self._w, self._m, self._v, {name: adam_rule(settings, name) for name in self._w}
         factor = np.float32(min(settings.max_grad_norm / (norm + 1e-6), 1.0) if isfinite(norm) else norm)
         dW_dec, dW_enc = self._of_weights()
 
         def work(_: int, own: slice) -> None:
             for name, g, unit in (("W_dec", dW_dec, True), ("W_enc", dW_enc, False)):
                 kernels.update_rows(
-                    w[name][own], g[own], m[name][own], v[name][own], self._moved[own], factor, rule, unit
+                    w[name][own], g[own], m[name][own], v[name][own], self._moved[own], factor, rules[name], unit
                 )
 
         self._crew.each(work, [own for _, own in self._parts])
         for name, g in (("b_enc", self._db_enc), *shared.items()):
             of = np.ascontiguousarray(g).reshape(-1)
-            kernels.adam(w[name].reshape(-1), of, m[name].reshape(-1), v[name].reshape(-1), factor, rule)
+            kernels.adam(w[name].reshape(-1), of, m[name].reshape(-1), v[name].reshape(-1), factor, rules[name])
 
     def _take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """An array to work in, the same one as long as it is large enough; the content is anything."""
@@ -306,10 +306,10 @@ class FastEngine:
         return self._room[name][:size].reshape(shape)
 
 
-def adam_rule(settings: Settings) -> np.ndarray:
-    """The numbers of Adam that kernels need: both betas with what is left to 1, step, 1 / bias correction, epsilon."""
+def adam_rule(settings: Settings, weight: str) -> np.ndarray:
+    """Numbers of Adam that kernels need: both betas with what is left to 1, step, 1 / bias correction, epsilon."""
     a, b = settings.betas
-    step = settings.rate / (1 - a**settings.step)
+    step = settings.rate_of(weight) / (1 - a**settings.step)
     return np.array([a, 1 - a, b, 1 - b, step, 1 / (1 - b**settings.step), EPSILON], np.float32)
 
 
