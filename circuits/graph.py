@@ -1,6 +1,6 @@
 """Circuits as graphs: a `networkx.DiGraph` of typed nodes and edges, with what was measured and how.
 
-Every algorithm of networkx works on a `CircuitGraph` unchanged, and its copies, subgraphs and reverses are `CircuitGraph`s.
+Every algorithm of networkx works on a `CircuitGraph` unchanged; its copies, subgraphs and reverses are of its type.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ def check(graph: nx.DiGraph) -> None:
 
     Raises:
         CircuitError: naming the first node, edge or part of `meta` that is wrong: numbers that are not finite, unknown
-            kinds, flow or attribution edges that do not go forward, positions beyond the tokens, supernodes of nodes that
-            are not there.
+            kinds, flow or attribution edges that do not go forward, positions beyond the tokens, supernodes of nodes
+            that are not there.
     """
     for node, attributes in graph.nodes(data=True):
         if not isinstance(node, Node):

@@ -23,9 +23,9 @@ RANKS: Final[dict[Kind, int]] = {
 _ID = re.compile(
     r"(?:(?P<dictionary>[A-Za-z_][\w.-]*):)?(?P<site>.+?)"
     r"(?:\.(?P<letter>f|tc|h|n|t)(?P<index>\d+)|\.(?P<error>error))?(?:@(?P<position>\d+))?",
-    re.DOTALL,
+    re.DOTALL | re.ASCII,
 )
-_DICTIONARY = re.compile(r"[A-Za-z_][\w.-]*")
+_DICTIONARY = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
 @total_ordering
@@ -43,8 +43,8 @@ class Node:
     site: str
     """Where the node writes, as canonical text: `L2.mlp`, `L1.attn`, `embed`, `logits`."""
     index: int | None = None
-    """Feature, vocabulary id, head or neuron, by kind. None for errors and whole sublayers, for all heads of a site, for
-    an embedding of any token and for a metric of several logits."""
+    """Feature, vocabulary id, head or neuron, by kind. None for errors and whole sublayers, for all heads of a site,
+    for an embedding of any token and for a metric of several logits."""
     position: int | None = None
     """Token index from 0; None for a node that stands for all positions."""
     dictionary: str | None = None
@@ -195,6 +195,4 @@ def _misplaced(node: Node, site: Site) -> str:
 
 
 def _unreadable(text: str) -> str:
-    return (
-        f"{text!r} names no node; nodes look like L2.mlp.f42@7, g:L2.mlp.error@7, embed.t17@3, logits.t31@9, L1.attn.h3"
-    )
+    return f"{text!r} names no node; nodes look like L2.mlp.f42@7, g:L2.mlp.error@7, embed.t17@3, L1.attn.h3"

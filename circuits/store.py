@@ -52,9 +52,7 @@ def from_json(text: str) -> CircuitGraph:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CircuitError(f'not a circuit: no "format": "{FORMAT}"')
     if data.get("version") != VERSION:
-        raise CircuitError(
-            f"a circuit of version {data.get('version')}; this saedsl reads version {VERSION}: update it"
-        )
+        raise CircuitError(f"a circuit of version {data.get('version')}; this saedsl reads {VERSION}: update it")
     try:
         return build(data["graph"]["meta"], data["nodes"], data["edges"])
     except (KeyError, TypeError, AttributeError) as error:
