@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ FORMAT: Final = "saedsl-circuit"
 VERSION: Final = 1
 _PARTS: Final = ("kind", "layer", "site", "index", "position", "dictionary")
 _TUPLES: Final = ("prompts", "tokens")
+_HALVES: Final = re.compile("[\ud800-\udfff]")
 
 
 def to_json(graph: nx.DiGraph) -> str:
@@ -36,7 +38,7 @@ def to_json(graph: nx.DiGraph) -> str:
         "nodes": [node_to_dict(node, attributes) for node, attributes in nodes(graph)],
         "edges": [edge_to_dict(u, v, attributes) for u, v, attributes in edges(graph)],
     }
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return dumps(data)
 
 
 def from_json(text: str) -> CircuitGraph:
@@ -88,7 +90,7 @@ def write_text(path: Path, text: str) -> Path:
     Raises:
         CircuitError: if it cannot be written.
     """
-    return write_bytes(path, text.encode("utf-8", "surrogatepass"))
+    return write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -102,6 +104,12 @@ def write_bytes(path: Path, content: bytes) -> Path:
     except OSError as error:
         raise CircuitError(f"{path}: cannot be written ({error.strerror})") from None
     return path
+
+
+def dumps(data: Any) -> str:
+    """JSON that UTF-8 can hold, in the order of `data`: halves of surrogate pairs are escaped."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1)
+    return _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
 
 
 def node_to_dict(node: Node, attributes: Mapping[str, Any]) -> dict[str, Any]:
