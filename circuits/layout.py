@@ -100,7 +100,7 @@ def layout(graph: nx.DiGraph, order: Literal["dot", "own", "any"] = "any") -> La
     ]
     columns = _stretch(slots, widths)
     levels = _stack(rows, [max(1, h) for h in heights])
-    grid = _Grid(cells, columns, levels, widths)
+    grid = _Grid(cells, columns, levels, widths, _groups(listed, meta))
     places = grid.places(first)
     if first is None:
         near = _neighbours(graph)
@@ -123,12 +123,14 @@ class _Grid:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     widths: list[int]
+    group: Mapping[Node, int]
+    """Number of the node's supernode, whose members lie side by side; unlike for all others."""
 
     def places(self, rank: Mapping[Node, float] | None) -> dict[Node, tuple[float, float]]:
         """Every node in its cell, in the order of `rank`, else as nodes sort."""
         found: dict[Node, tuple[float, float]] = {}
-        for cell in self.cells:
-            found.update(self._fill(cell, sorted(self.cells[cell], key=lambda n: (rank[n] if rank else 0.0, n.order))))
+        for cell, inside in self.cells.items():
+            found.update(self._fill(cell, self._sorted(inside, {n: rank[n] if rank else 0.0 for n in inside})))
         return found
 
     def swept(
@@ -142,9 +144,17 @@ class _Grid:
             return sum(found[other][0] * w for other, w in near[node]) / total if total else found[node][0]
 
         for cell in sorted(self.cells, reverse=not upwards):
-            means = {node: mean(node) for node in self.cells[cell]}
-            found.update(self._fill(cell, sorted(self.cells[cell], key=lambda n: (round(means[n], 9), n.order))))
+            inside = self.cells[cell]
+            found.update(self._fill(cell, self._sorted(inside, {node: round(mean(node), 9) for node in inside})))
         return found
+
+    def _sorted(self, inside: list[Node], key: Mapping[Node, float]) -> list[Node]:
+        """By `key`; a supernode by the mean of its members' keys, which stay together."""
+        together: dict[int, list[float]] = defaultdict(list)
+        for node in inside:
+            together[self.group[node]].append(key[node])
+        means = {group: sum(keys) / len(keys) for group, keys in together.items()}
+        return sorted(inside, key=lambda n: (means[self.group[n]], self.group[n], key[n], n.order))
 
     def _fill(self, cell: tuple[int, int], ordered: list[Node]) -> dict[Node, tuple[float, float]]:
         """Lines from left to right that alternate in height, so that neighbours in order stay neighbours in x."""
@@ -188,6 +198,12 @@ def _columns(listed: list[Node], meta: Meta) -> list[tuple[int | None, str]]:
         found.append((position, tokens[position]))
         before = position
     return found
+
+
+def _groups(listed: list[Node], meta: Meta) -> dict[Node, int]:
+    """A number for each supernode, and one of its own for every other node."""
+    of = {member: i for i, (_, members) in enumerate(meta.supernodes) for member in members}
+    return {node: of.get(node.id, len(meta.supernodes) + i) for i, node in enumerate(listed)}
 
 
 def _width(counts: list[int], free: bool) -> int:

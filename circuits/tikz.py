@@ -13,7 +13,8 @@ from saedsl.circuits.node import Kind
 
 SHAPES: Final[dict[Kind, str]] = {
     "embedding": "rectangle", "feature": "circle", "transcoder": "regular polygon, regular polygon sides=6",
-    "error": "diamond", "head": "regular polygon, regular polygon sides=3", "mlp": "rectangle, rounded corners=3pt, minimum width=16pt",
+    "error": "diamond", "head": "regular polygon, regular polygon sides=3", 
+    "mlp": "rectangle, rounded corners=3pt, minimum width=16pt",
     "neuron": "regular polygon, regular polygon sides=8", "logit": "regular polygon, regular polygon sides=5",
 }  # fmt: skip
 _ESCAPES: Final = {
