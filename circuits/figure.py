@@ -376,14 +376,17 @@ def node_choices(node: Node, data: Mapping[str, Any], tokens: Sequence[str]) -> 
 
 
 def _label(axes: Axes, label: Label, **how: Any) -> None:
-    from matplotlib.patheffects import withStroke
+    """Lines on a pale ground: a stroke around letters would make them shapes, which are not text any more."""
+    from matplotlib.patches import Rectangle
 
     step = label.size * LINE
     x = (label.box.left + label.box.right) / 2
+    corner, size = (label.box.left - 0.4, label.box.bottom + 0.5), label.box.right - label.box.left + 0.8
+    high = label.box.top - label.box.bottom - 1.0
+    axes.add_patch(Rectangle(corner, size, high, fc="white", ec="none", alpha=0.72, zorder=how.get("zorder", 6) - 0.5))
     for i, line in enumerate(label.lines):
         y = label.box.top - (i + 0.5) * step
-        halo = [withStroke(linewidth=1.2, foreground="white", alpha=0.85)]
-        _text(axes, x, y, line, label.size, ha="center", va="center_baseline", path_effects=halo, **how)
+        _text(axes, x, y, line, label.size, ha="center", va="center_baseline", **how)
 
 
 # The legend

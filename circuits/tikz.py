@@ -124,7 +124,7 @@ def _fill(share: float) -> str:
 def _escaped(c: str) -> str:
     if c in _ESCAPES:
         return _ESCAPES[c]
-    if c < " " or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 or ord(c) in (0xFFFE, 0xFFFF):
+    if not c.isprintable():
         return rf"{{\scriptsize[U+{ord(c):04X}]}}"
     if c < "\x7f":
         return c

@@ -14,12 +14,13 @@ const columns = data.columns, rows = data.rows;
 const mostScore = Math.max(...nodes.map((n) => Math.abs(n.score)), 0) || 1;
 const mostWeight = edges.reduce((m, e) => Math.max(m, e.size), 0) || 1;
 
-// Logits always stay; others by cumulative influence where there is one, else by effect.
+// Logits always stay; others by cumulative influence where every node has one, else by effect.
+const byInfluence = nodes.every((n) => n.kind === "logit" || n.influence !== null);
 const ranked = [...nodes].sort((p, q) => rank(p) - rank(q) || p.i - q.i);
 const rankedEdges = [...edges].sort((p, q) => q.size - p.size);
 function rank(n) {
   if (n.kind === "logit") return -Infinity;
-  return n.influence !== null ? n.influence - 1e6 : -Math.abs(n.score);
+  return byInfluence ? n.influence : -Math.abs(n.score);
 }
 
 const state = {

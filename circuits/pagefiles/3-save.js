@@ -51,7 +51,8 @@ function toJson() {
 // `keep only` what is shown, at every site of the circuit.
 function toDsl() {
   const lines = [`# ${shownNodes.size} of ${nodes.length} nodes, as shown`], quoted = (text) => {
-    return '"' + text.replace(/\\/g, "\\\\").replace(/"/g, '\\"').replace(/\n/g, "\\n").replace(/\t/g, "\\t").replace(/\r/g, "\\r") + '"';
+    const named = { "\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t" };
+    return '"' + text.replace(/[\\"]|[^\P{C}]/gu, (c) => named[c] || (c.length > 1 ? c : "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"))) + '"';
   };
   if (meta.prompts.length) lines.push(`prompt circuit = ${quoted(meta.prompts[0])}`);
   if (meta.metric) lines.push(`metric m = ${meta.metric}`);

@@ -31,6 +31,7 @@ class Page:
     def __init__(self, send: int, receive: int) -> None:
         self._send, self._receive, self._buffer, self._next = send, receive, b"", 0
         self._session: str | None = None
+        self._target: str | None = None
         self.problems: list[str] = []
         """Exceptions, errors of the console, and requests that left the page."""
 
@@ -48,14 +49,17 @@ class Page:
                 return answer["result"]
             self._event(answer)
 
-    def open(self, path: Path, width: int = 1200, height: int = 800, scale: float = 1) -> None:
-        """Load a file; returns when its scripts have run and two frames are drawn."""
+    def open(self, path: Path, width: int = 1200, height: int = 800, scheme: str = "light") -> None:
+        """Load a file into a new tab; returns when its scripts have run and two frames are drawn."""
         self._session = None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        if self._target is not None:
+            self.call("Target.closeTarget", targetId=self._target)
+        self._target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=self._target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        self.resize(width, height, scale)
+        self.resize(width, height)
+        self.prefer(scheme)
         self.call("Page.navigate", url=path.as_uri())
         self.until("document.readyState === 'complete' && location.protocol === 'file:'")
         self.frames()
@@ -113,8 +117,9 @@ class Page:
     def press(self, selector: str) -> None:
         """Click the middle of an element."""
         x, y = self.value(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'nearest'}});"
-            "const b = e.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]; })()"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            "e.scrollIntoView({block: 'nearest'}); const b = e.getBoundingClientRect();"
+            "return [b.left + b.width / 2, b.top + b.height / 2]; })()"
         )
         self.click(x, y)
 
@@ -137,7 +142,9 @@ class Page:
         self.press(selector)
         limit = time.monotonic() + WAIT
         while True:
-            new = [p for p in set(folder.iterdir()) - before if p.suffix != ".crdownload" and not p.name.startswith(".")]
+            new = [
+                p for p in set(folder.iterdir()) - before if p.suffix != ".crdownload" and not p.name.startswith(".")
+            ]
             if new and new[0].stat().st_size:
                 return new[0].read_bytes()
             assert time.monotonic() < limit, "no download"
@@ -177,8 +184,9 @@ def browser(path: str, profile: Path) -> Iterator[Page]:
     """A running Chromium with a profile of its own; ended and waited for at the end."""
     (their_in, send), (receive, their_out) = os.pipe(), os.pipe()
     arguments = [
-        path, "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run", "--disable-gpu",
-        "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        path, "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run",
+        "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync",
         "--no-default-browser-check", "--force-color-profile=srgb", "--mute-audio",
         *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []), "about:blank",
     ]  # fmt: skip

@@ -48,7 +48,7 @@ def kinds() -> CircuitGraph:
         ("L1.attn.h3@5", 0.7, {"rank": 1, "hot": True, "share": 0.1, "note": "mover"}),
         ("L1.mlp.f42@5", 0.8, {"activation": 1.25, "label": "say a capital city", "influence": 0.1}),
         ("g:L1.mlp.f42@5", -0.3, {"influence": 0.5}),
-        ("L1.mlp.tc3@5", 0.3, {"influence": 0.6}),
+        ("t:L1.mlp.tc3@5", 0.3, {"influence": 0.6}),
         ("g:L1.mlp.error@5", 0.05, {"influence": 0.95}),
         ("logits.t31@5", 1.1, {"label": " Paris", "token_prob": 0.8125}),
         ("logits.t20@5", -0.4, {"label": " Rome", "token_prob": 0.0625}),
@@ -61,9 +61,9 @@ def kinds() -> CircuitGraph:
         ("L0.mlp.act.n9@4", "L0.mlp.f7@4", 0.3), ("embed.t17@4", "L0.mlp.error@4", 0.1),
         ("L0.mlp@2", "L1.attn.h3@5", 0.2), ("L0.mlp.f7@4", "L1.attn.h3@5", 0.9),
         ("L0.mlp.error@4", "L1.attn.h3@5", -0.2), ("L1.attn.h3@5", "L1.mlp.f42@5", 1.0),
-        ("L1.attn.h3@5", "g:L1.mlp.f42@5", -0.6), ("L1.attn.h3@5", "L1.mlp.tc3@5", 0.3),
+        ("L1.attn.h3@5", "g:L1.mlp.f42@5", -0.6), ("L1.attn.h3@5", "t:L1.mlp.tc3@5", 0.3),
         ("L1.attn.h3@5", "g:L1.mlp.error@5", 0.05), ("L1.mlp.f42@5", "logits.t31@5", 1.2),
-        ("g:L1.mlp.f42@5", "logits.t20@5", 0.4), ("L1.mlp.tc3@5", "logits.t31@5", 0.25),
+        ("g:L1.mlp.f42@5", "logits.t20@5", 0.4), ("t:L1.mlp.tc3@5", "logits.t31@5", 0.25),
         ("g:L1.mlp.error@5", "logits.t31@5", -0.07), ("L0.mlp.f7@4", "logits.t31@5", 0.35),
     ]:  # fmt: skip
         graph.add_typed_edge(Node.parse(source), Node.parse(target), weight, "attribution", delta=weight / 2)
