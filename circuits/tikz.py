@@ -14,7 +14,7 @@ from saedsl.circuits.node import Kind
 SHAPES: Final[dict[Kind, str]] = {
     "embedding": "rectangle", "feature": "circle", "transcoder": "regular polygon, regular polygon sides=6",
     "error": "diamond", "head": "regular polygon, regular polygon sides=3", 
-    "mlp": "rectangle, rounded corners=3pt, minimum width=16pt",
+    "mlp": "rectangle, rounded corners=3pt, minimum width=13pt",
     "neuron": "regular polygon, regular polygon sides=8", "logit": "regular polygon, regular polygon sides=5",
 }  # fmt: skip
 _ESCAPES: Final = {
@@ -43,8 +43,10 @@ _FOOT: Final = r"""}% A page as large as the picture, without the class standalo
 \shipout\vbox{\kern4pt\hbox{\kern4pt\box0}}
 \end{document}
 """
-SCALE: Final = 0.8
-"""Centimetres a slot."""
+ACROSS: Final = 1.25
+"""Centimetres a slot, sideways: labels fold to it."""
+UP: Final = 0.85
+"""Centimetres a slot, upwards."""
 
 
 def escape(text: str) -> str:
@@ -68,7 +70,7 @@ def to_tikz(graph: nx.DiGraph, *, form: Literal["document", "picture"] = "docume
     most = max((abs(data["score"]) for _, data in nodes(graph)), default=0.0) or 1.0
     names = {node: f"n{i}" for i, (node, _) in enumerate(nodes(graph))}
     kinds = dict.fromkeys(node.kind for node, _ in nodes(graph))
-    lines = [rf"\begin{{tikzpicture}}[x={SCALE}cm, y={SCALE}cm,"]
+    lines = [rf"\begin{{tikzpicture}}[x={ACROSS}cm, y={UP}cm,"]
     lines += [
         f"  {kind}/.style={{draw=black!70, line width=.4pt, inner sep=0pt, minimum size=10pt, {SHAPES[kind]}}},"
         for kind in kinds
@@ -85,17 +87,22 @@ def to_tikz(graph: nx.DiGraph, *, form: Literal["document", "picture"] = "docume
     for node, data in nodes(graph):
         x, y = placed.places[node]
         text = escape(data["label"] or node.short)
+        label = rf"{{[text width={ACROSS - 0.05:g}cm, align=center, inner sep=1pt]below:{{{text}}}}}"
         lines.append(
-            rf"\node[{node.kind}, fill={_fill(data['score'] / most)}, label={{[label distance=-1pt]below:{{{text}}}}}] "
+            rf"\node[{node.kind}, fill={_fill(data['score'] / most)}, label={label}] "
             rf"({names[node]}) at ({x:g},{y:g}) {{}}; % {_comment(node.id)}"
         )
     lines.append(r"\begin{scope}[on background layer]")
     for source, target, data in sorted(edges(graph), key=lambda e: abs(e[2]["weight"])):
         share = data["weight"] / largest
         sign = "positive" if share >= 0 else "negative, dashed"
+        (x0, y0), (x1, y1) = placed.places[source], placed.places[target]
+        rise = 0.42 * (y1 - y0)
+        arc = f"to[bend {'left' if x0 < x1 else 'right'}=30]"
+        bend = f".. controls +(0,{rise:g}) and +(0,{-rise:g}) .." if rise else arc
         lines.append(
             rf"\draw[{sign}, line width={0.3 + 1.7 * abs(share):.2f}pt, opacity={0.35 + 0.6 * abs(share):.2f}] "
-            rf"({names[source]}) to[out=90, in=-90] ({names[target]});"
+            rf"({names[source]}.center) {bend} ({names[target]}.center);"
         )
     lines.append(r"\end{scope}")
     by_id = {node.id: name for node, name in names.items()}
@@ -104,9 +111,10 @@ def to_tikz(graph: nx.DiGraph, *, form: Literal["document", "picture"] = "docume
         lines.append(
             rf"\node[draw=black!60, dotted, rounded corners, fit={{{inside}}}, label={{above:{{{text}}}}}] {{}};"
         )
-    for i, kind in enumerate(kinds):
-        lines.append(rf"\node[{kind}, fill=white] at ({1.8 * i + 0.3:g},{-1.6 - 0.3:g}) {{}};")
-        lines.append(rf"\node[anchor=west] at ({1.8 * i + 0.5:g},{-1.6 - 0.3:g}) {{{NAMES[kind]}}};")
+    for i, kind in enumerate(kinds):  # the legend, above
+        x, y = 1.3 * (i % 4) + 0.2, placed.height + 0.9 - 0.5 * (i // 4)
+        lines.append(rf"\node[{kind}, fill=white] at ({x:g},{y:g}) {{}};")
+        lines.append(rf"\node[anchor=west] at ({x + 0.12:g},{y:g}) {{{NAMES[kind]}}};")
     picture = _PREAMBLE + "\n".join([*lines, r"\end{tikzpicture}"]) + "\n"
     if form == "picture":
         return picture

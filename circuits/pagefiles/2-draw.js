@@ -155,7 +155,7 @@ function labels(g) {
     }
   };
   boxes.forEach(([group, all]) => { if (all.length) put(oneLine(group.label), all[0], true, true); });
-  if (r >= 4.5) {
+  if (r >= 4.5 || list.length <= 300) {
     for (const n of list.slice(0, 400)) {
       if (n.kind === "embedding" && (n.label === null || (meta.tokens && n.label === meta.tokens[n.position]))) continue;
       put(nameOf(n), [sx(n.x) - r, sy(n.y) - r, sx(n.x) + r, sy(n.y) + r], false, n.kind === "logit");
