@@ -212,7 +212,7 @@ def _frame(placed: Layout, wide: float, foot: float) -> tuple[Frame, list[tuple[
     """The graph as large as the page allows, and the text of each column, upright or turned."""
     rows = [readable(row.text) for row in placed.rows]
     left = max(measure(text, TEXT) for text in rows) + 8
-    across = min(40.0, (wide - left - 3) / placed.width)
+    across = min(56.0, (wide - left - 3) / placed.width)
     left += max(0.0, (wide - left - 3 - across * placed.width) / 2)
     texts = [readable(_token(column.text)) for column in placed.columns]
     texts = [text if len(text) <= 12 else text[:11] + "…" for text in texts]

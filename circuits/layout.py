@@ -157,7 +157,7 @@ class _Grid:
         return sorted(inside, key=lambda n: (means[self.group[n]], self.group[n], key[n], n.order))
 
     def _fill(self, cell: tuple[int, int], ordered: list[Node]) -> dict[Node, tuple[float, float]]:
-        """Lines from left to right that alternate in height, so that neighbours in order stay neighbours in x."""
+        """Slanted stacks from left to right, so that neighbours in order stay neighbours and edges within are seen."""
         row, column = self.rows[cell[0]], self.columns[cell[1]]
         lines = math.ceil(len(ordered) / self.widths[cell[1]])
         across = math.ceil(len(ordered) / lines)
@@ -165,7 +165,7 @@ class _Grid:
         for i, node in enumerate(ordered):
             stack, line = divmod(i, lines)
             x = column.middle + stack - (across - 1) / 2
-            shift = 0.0 if lines == 1 else (line / lines - (lines - 1) / (2 * lines)) * 0.5
+            shift = 0.8 * (line - (lines - 1) / 2) / lines
             found[node] = (round(x + shift, 6), round(row.middle + line - (lines - 1) / 2, 6))
         return found
 

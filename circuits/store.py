@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 
 import networkx as nx
 
-from saedsl.circuits.graph import NODE_ATTRIBUTES, CircuitGraph, Meta, Node, check, edges, nodes
+from saedsl.circuits.graph import NODE_ATTRIBUTES, CircuitGraph, Meta, Node, check, check_meta, edges, nodes
 from saedsl.errors import CircuitError
 
 FORMAT: Final = "saedsl-circuit"
@@ -163,17 +163,18 @@ def build(meta: Mapping[str, Any], listed: list[dict[str, Any]], joined: list[di
         CircuitError: if it is not a circuit.
     """
     graph = CircuitGraph(meta=meta_from_dict(meta))
+    named: dict[str, Node] = {}
     for entry in listed:
-        node = Node.parse(entry["id"])
+        node = named[entry["id"]] = Node.parse(entry["id"])
         if node in graph:
             raise CircuitError(f"node {node} is there twice")
         graph.add_typed_node(node, **{k: v for k, v in entry.items() if k != "id" and k not in _PARTS})
     for entry in joined:
-        source, target = Node.parse(entry["source"]), Node.parse(entry["target"])
+        source, target = (named.get(entry[end]) or Node.parse(entry[end]) for end in ("source", "target"))
         if graph.has_edge(source, target):
             raise CircuitError(f"edge {source} -> {target} is there twice")
         graph.add_typed_edge(source, target, **{k: v for k, v in entry.items() if k not in ("source", "target")})
-    check(graph)
+    check_meta(graph)
     return graph
 
 

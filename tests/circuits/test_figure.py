@@ -12,6 +12,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ POPPLER = pytest.mark.skipif(shutil.which("pdftotext") is None, reason="poppler-
 
 def run(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@cache
+def kinds_svg() -> bytes:
+    return render(samples.kinds(), "svg")
 
 
 def texts(svg: bytes) -> list[str]:
@@ -85,7 +91,7 @@ def test_a_pdf_has_a_columns_width_embedded_fonts_and_no_text_over_text(make: An
 def test_text_of_an_svg_is_text_in_a_font_that_is_inside() -> None:
     from fontTools.ttLib import TTFont
 
-    svg = render(samples.kinds(), "svg")
+    svg = kinds_svg()
     shown = texts(svg)
     for wanted in ("say a capital", "European countries", "France", "L0.mlp.act", "Paris 0.81", "error", "SAE error"):
         assert wanted in shown
@@ -115,7 +121,7 @@ def dashed(svg: bytes) -> int:
 
 def test_signs_differ_in_print_without_colour() -> None:
     graph = samples.kinds()
-    assert dashed(render(graph, "svg")) == sum(d["weight"] < 0 for *_, d in edges(graph))
+    assert dashed(kinds_svg()) == sum(d["weight"] < 0 for *_, d in edges(graph))
     grey = [sum(w * c for w, c in zip((0.299, 0.587, 0.114), blend(s), strict=True)) for s in (-1, 0, 1)]
     assert grey[0] - grey[2] > 0.3
     assert grey[1] - grey[0] > 0.25
@@ -130,7 +136,7 @@ def curves(svg: bytes) -> int:
 
 def test_the_strongest_edges_are_drawn_and_the_caption_says_how_many() -> None:
     graph = samples.kinds()
-    assert curves(render(graph, "svg")) == 18
+    assert curves(kinds_svg()) == 18
     svg = render(graph, "svg", most_edges=5)
     assert curves(svg) == 5
     words = " ".join(texts(svg))
