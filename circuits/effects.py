@@ -1,8 +1,8 @@
 """Effects of nodes on a metric: how far it moves when a feature, or an error, is patched.
 
 Fast methods are first-order: (a_patch - a_clean) . dm/da. They differ in where the gradient is taken: at the clean run
-(`atp`: Nanda 2023), along the path (`ig`), with parts of the model held (`relp`), with a layer dropped (`graddrop`), with
-attention weights computed anew (`qk`), the last two together (`atp*`). `exact` patches every node: the reference.
+(`atp`: Nanda 2023), along the path (`ig`), with parts of the model held (`relp`), with a layer dropped (`graddrop`),
+with attention weights computed anew (`qk`), the last two together (`atp*`). `exact` patches every node: the reference.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy as np
 from saedsl.circuits.gradients import Gradient, dropped_gradients, held_gradients, path_gradients
 from saedsl.circuits.graph import CircuitGraph, Meta, Node
 from saedsl.circuits.metric import Metric, metric_of
-from saedsl.circuits.pairs import Pairs, Prompts, pairs_of
+from saedsl.circuits.pairs import Prompts, pairs_of
 from saedsl.circuits.patching import sweep
 from saedsl.circuits.patterns import pattern_corrections
 from saedsl.circuits.setup import Setup, check_slope, finite, prepare
 from saedsl.circuits.splice import Place, SAEs, placed
 from saedsl.errors import CircuitError
+from saedsl.sites import Site
 
 if TYPE_CHECKING:
     from saedsl.model import InterpretableModel
@@ -211,15 +212,16 @@ def effects_of(
     else:
         effects = [[_first_order(s, gradient[s.place.write])] for s in found]
     if method in ("qk", "atp*"):
-        effects = [[e + fix for e in several] for several, fix in zip(effects, _fixes(setup, found, batch_rows), strict=True)]
+        fixes = [pattern_corrections(setup, *_where(s), batch_rows) for s in found]
+        effects = [[e + fix for e in several] for several, fix in zip(effects, fixes, strict=True)]
     if method == "exact":
-        nodes = [(s.place.write, s.prompt, s.position, s.delta) for s in found]
+        nodes = [_where(s) for s in found]
         effects = [[e] for e in sweep(setup, nodes, [s.feature for s in found], batch_rows, results, progress)]
     done = []
     for s, several in zip(found, effects, strict=True):
         stacked = np.stack(several)
         mean = stacked[0] if len(stacked) == 1 else np.sign(stacked.mean(axis=0)) * _mean_size(stacked)
-        finite(mean, lambda s=s: f"an effect at {s.site}")  # type: ignore[misc]
+        finite(mean, f"an effect at {s.site}")
         done.append(SiteEffects(s.place, s.prompt, s.position, s.feature, s.clean, s.patch, mean, s.delta))
     return NodeEffects(setup, tuple(done), method, steps, gradient)
 
@@ -231,9 +233,7 @@ def node_at(place: Place, feature: int, position: int | None) -> Node:
     return Node.of(place.kind, place.name, feature, position)  # type: ignore[arg-type]
 
 
-def chosen(
-    scores: dict[Node, tuple[float, float]], n: int | None, threshold: float
-) -> dict[Node, tuple[float, float]]:
+def chosen(scores: dict[Node, tuple[float, float]], n: int | None, threshold: float) -> dict[Node, tuple[float, float]]:
     """The nodes with the largest |effect|, the strongest first, ties in the order of the forward."""
     if n is not None and (type(n) is not int or n < 1):
         raise CircuitError(f"n is {n!r}, not a whole number from 1")
@@ -271,7 +271,8 @@ def _nodes(setup: Setup, place: Place) -> SiteEffects:
 
 
 def _first_order(s: SiteEffects, gradient: np.ndarray) -> np.ndarray:
-    return np.einsum("nd,nd->n", s.delta, gradient[s.prompt, s.position]).astype(np.float64)
+    found: np.ndarray = np.einsum("nd,nd->n", s.delta, gradient[s.prompt, s.position])
+    return found.astype(np.float64)
 
 
 def _mean_size(effects: np.ndarray) -> np.ndarray:
@@ -281,9 +282,5 @@ def _mean_size(effects: np.ndarray) -> np.ndarray:
     return size
 
 
-def _fixes(setup: Setup, found: list[SiteEffects], batch_rows: int) -> list[np.ndarray]:
-    return [
-        pattern_corrections(setup, s.place.write, s.prompt, s.position, s.delta, batch_rows) for s in found
-    ]
-
-
+def _where(s: SiteEffects) -> tuple[Site, np.ndarray, np.ndarray, np.ndarray]:
+    return s.place.write, s.prompt, s.position, s.delta

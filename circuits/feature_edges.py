@@ -8,7 +8,7 @@ with `g_d` the metric's gradient at the target (Marks et al. 2024, arXiv:2403.19
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,7 @@ from saedsl.circuits.splice import Place
 from saedsl.sae.dictionary import SAE
 from saedsl.sites import Site
 
+LOGITS: Final = Site(None, "logits")
 WHOLE: Final = ("embed", "resid_pre", "resid_mid", "resid_post", "final")
 """Components that everything passes through: behind a cut there, nothing that is before it has a direct effect."""
 
@@ -81,24 +82,19 @@ def edge_weights(
         [n, k] for each of `sources`; 0 for sources of other prompts and later positions.
     """
     found = [np.zeros((len(targets.prompt), len(s.prompt)), np.float32) for s in sources]
-    wanted = [site for site, part in ((targets.read_at, targets.read), (targets.write_at, targets.write)) if part is not None]
+    sides = ((targets.read_at, targets.read), (targets.write_at, targets.write))
+    wanted = [(site, part) for site, part in sides if part is not None]
     finished = 0
     for rows in _batches(targets, batch_rows):
         prompt, length = int(targets.prompt[rows[0]]), int(targets.position[rows].max()) + 1
-        picks = [
-            _dense(part, rows, targets.position, length) for part in (targets.read, targets.write) if part is not None
-        ]
+        picks = {site: _dense(part, rows, targets.position, length) for site, part in wanted}
 
-        def value(
-            logits: mx.array,
-            seen: dict[Site, mx.array],
-            picks: list[mx.array] = picks,
-        ) -> mx.array:
-            parts = [logits if s.component == "logits" else seen[s] for s in wanted]
-            return sum(((x.astype(mx.float32) * pick).sum() for x, pick in zip(parts, picks, strict=True)), mx.array(0.0))
+        def value(logits: mx.array, seen: Mapping[Site, mx.array], picks: Mapping[Site, mx.array] = picks) -> mx.array:
+            every = {**seen, LOGITS: logits}
+            return mx.stack([(every[site].astype(mx.float32) * pick).sum() for site, pick in picks.items()]).sum()
 
-        captures = [s for s in wanted if s.component != "logits"]
-        grads = direct_gradients(setup, frozen, prompt, length, len(rows), cut, captures, value)  # type: ignore[arg-type]
+        captures = [site for site, _ in wanted if site != LOGITS]
+        grads = direct_gradients(setup, frozen, prompt, length, len(rows), cut, captures, value)
         for s, weights in zip(sources, found, strict=True):
             here = np.flatnonzero((s.prompt == prompt) & (s.position < length))
             for t in np.unique(s.position[here]):
@@ -139,9 +135,7 @@ def feature_targets(
     return Targets(place.read, place.write, prompt, position, _slopes(wanted, x, prompt, position))
 
 
-def error_targets(
-    place: Place, x: mx.array, prompt: np.ndarray, position: np.ndarray, gradient: np.ndarray
-) -> Targets:
+def error_targets(place: Place, x: mx.array, prompt: np.ndarray, position: np.ndarray, gradient: np.ndarray) -> Targets:
     """Errors, each times the gradient at its site [n, d_out], as targets: `g . (y - sae(x))`."""
 
     def wanted(rows: mx.array, some: slice) -> mx.array:
@@ -179,7 +173,7 @@ def _slopes(
     found = np.zeros(tokens.shape, np.float32)
     for start in range(0, len(prompt), 256):
         some = slice(start, start + 256)
-        found[some] = np.array(mx.grad(lambda rows, some=some: wanted(rows, some))(tokens[some]))  # type: ignore[misc]
+        found[some] = np.array(mx.grad(lambda rows, some=some: wanted(rows, some))(tokens[some]))
     return found
 
 

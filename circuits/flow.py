@@ -119,10 +119,10 @@ def flow_of(
 
         found = edge_weights(setup, frozen, target, [part.sources for part in given], cut, batch_rows, report)
         for part, block in zip(given, found, strict=True):
-            finite(block, lambda part=part, to=target: f"an edge from {part.sources.site} to {to.write_at}")  # type: ignore[misc]
+            finite(block, f"an edge from {part.sources.site} to {target.write_at}")
             _add(weights, part.names, names, block)
     for part, block in _to_metric(effects, frozen, parts):
-        finite(block, lambda part=part: f"an edge from {part.sources.site} to the metric")  # type: ignore[misc]
+        finite(block, f"an edge from {part.sources.site} to the metric")
         _add(weights, part.names, [goal], block)
     if progress is not None:
         progress(total, total)

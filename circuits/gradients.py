@@ -1,4 +1,4 @@
-"""Gradients that stand for effects: along a path (IG), with parts of the model held (RelP), or a layer dropped (GradDrop).
+"""Gradients that stand for effects: along a path (IG), with parts of the model held (RelP), a layer dropped (GradDrop).
 
 All are gradients at dictionaries' output sites, [batch, seq, d_out]; what a node's effect is made of.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from saedsl.anatomy import ModelInfo
 from saedsl.circuits.setup import Setup, added, as_numpy, run_from
-from saedsl.circuits.splice import Place, moved
+from saedsl.circuits.splice import moved
 from saedsl.errors import CircuitError
 from saedsl.holds import Hold, linear_norms
 from saedsl.sites import Site
@@ -23,7 +23,7 @@ Gradient = Mapping[Site, np.ndarray]
 
 
 def path_gradients(setup: Setup, steps: int, batch_rows: int) -> Gradient:
-    """Mean gradient along the straight path of each site's activations from clean to patched, features and errors together.
+    """Mean gradient along the straight path of each site's activations, features and errors, from clean to patched.
 
     At the midpoints (k + 1/2) / steps (Sundararajan et al. 2017, arXiv:1703.01365; Marks et al. 2024). Sites move one
     at a time. A row is a prompt at a step; upstream of the site nothing is computed again.
@@ -48,8 +48,10 @@ def path_gradients(setup: Setup, steps: int, batch_rows: int) -> Gradient:
 
 
 def held_gradients(setup: Setup) -> Gradient:
-    """RelP (Jafari et al. 2025): denominators of norms and attention weights are constants; activations keep their ratio
-    to what they are of, and of a gated unit's two factors each counts half."""
+    """RelP (Jafari et al. 2025): norms' denominators and attention weights are constants, units' slopes are ratios.
+
+    A unit f(g) is `g` times the constant f(g) / g; of the two factors of a gated unit each counts half.
+    """
     info = setup.model.info
     functions: dict[Site, SiteFn] = {}
     for layer in range(info.n_layers):
@@ -74,9 +76,7 @@ def dropped_gradients(setup: Setup) -> list[Gradient]:
     return found
 
 
-def backward(
-    setup: Setup, functions: Mapping[Site, SiteFn], held: Sequence[tuple[str, Hold]] = ()
-) -> Gradient:
+def backward(setup: Setup, functions: Mapping[Site, SiteFn], held: Sequence[tuple[str, Hold]] = ()) -> Gradient:
     """Gradients of the clean prompts with these functions in the model; a dictionary's own site is moved after them."""
     writes = [p.write for p in setup.places]
 
@@ -104,7 +104,7 @@ def _linear_units(info: ModelInfo, layer: int) -> dict[Site, SiteFn]:
         None,
     )  # fmt: skip
     if inputs is None:
-        raise CircuitError(f"relp does not know the MLP of {info.model_type}: {block} has no gate_proj, up_proj or c_fc")
+        raise CircuitError(f"relp does not know the MLP of {info.model_type}: {block} has no gate_proj or c_fc")
 
     def remember(name: str) -> SiteFn:
         def keep(x: mx.array, frame: Frame) -> mx.array:
@@ -129,5 +129,3 @@ def _ratio(h: mx.array, x: mx.array) -> mx.array:
     """h / x, 0 where x is."""
     x = x.astype(mx.float32)
     return mx.where(x == 0, 0.0, h.astype(mx.float32) / mx.where(x == 0, 1.0, x))
-
-

@@ -137,7 +137,7 @@ def logit_difference(
     """
     right, wrong = _sets(model, answers), _sets(model, wrongs)
     if not right:
-        raise CircuitError("the metric has no answers: give a right token, such as \" Paris\"")
+        raise CircuitError('the metric has no answers: give a right token, such as " Paris"')
     at = "" if position == -1 else f" @ prompt[{position}]"
     named = len(right) == 1 and len(right[0]) == 1 and len(wrong) <= 1 and all(len(w) == 1 for w in wrong)
 
@@ -162,13 +162,17 @@ def metric_of(model: InterpretableModel, metric: Metric | str | Callable[[mx.arr
             if n > 1 and n != len(pairs.clean):
                 raise CircuitError(f"the metric has {name} for {n} prompts; there are {len(pairs.clean)}")
         if not -pairs.length <= metric.position < pairs.length:
-            raise CircuitError(f"the metric is read at position {metric.position}; the prompts have {pairs.length} tokens")
+            raise CircuitError(
+                f"the metric is read at position {metric.position}; the prompts have {pairs.length} tokens"
+            )
     if isinstance(metric, TokenDifference | LanguageMetric | Custom):
         return metric
     if hasattr(metric, "text"):
         return metric  # type: ignore[return-value]
     if not callable(metric):
-        raise CircuitError(f'a metric is a text such as logit(" Paris") - logit(" Rome"), not a {type(metric).__name__}')
+        raise CircuitError(
+            f'a metric is a text such as logit(" Paris") - logit(" Rome"), not a {type(metric).__name__}'
+        )
     name = getattr(metric, "__qualname__", type(metric).__name__)
     return Custom(metric, f"{getattr(metric, '__module__', '')}.{name}")
 
@@ -176,7 +180,7 @@ def metric_of(model: InterpretableModel, metric: Metric | str | Callable[[mx.arr
 def _parsed(model: InterpretableModel, text: str, pairs: Pairs) -> LanguageMetric:
     named = {f"row {i}": tokens for i, tokens in enumerate(pairs.clean)}
     try:
-        source, given, objects = model._given(f"metric m = {text}", named, None, None)  # type: ignore[arg-type]
+        source, given, objects = model._given(f"metric m = {text}", named, None, None)
         plan, _, _ = model._planned(source, given, objects)
     except ProgramError as error:
         raise CircuitError(f"the metric {text!r} cannot be read:\n{error}") from None
@@ -193,16 +197,14 @@ def _parsed(model: InterpretableModel, text: str, pairs: Pairs) -> LanguageMetri
     return LanguageMetric(text, planned, tuple(t.ids for t in pairs.clean))
 
 
-def _value(
-    v: MetricValue, m: PlannedMetric, logits: mx.array, clean: mx.array, tokens: tuple[int, ...]
-) -> mx.array:
+def _value(v: MetricValue, m: PlannedMetric, logits: mx.array, clean: mx.array, tokens: tuple[int, ...]) -> mx.array:
     """[rows] of one prompt's logits [rows, seq, d_vocab]."""
     match v:
         case Term():
             return _term(v, m, logits, clean, tokens)
         case (op, left, right):
             a, b = _value(left, m, logits, clean, tokens), _value(right, m, logits, clean, tokens)
-            return {"+": mx.add, "-": mx.subtract, "*": mx.multiply, "/": mx.divide}[op](a, b)  # type: ignore[no-any-return]
+            return {"+": mx.add, "-": mx.subtract, "*": mx.multiply, "/": mx.divide}[op](a, b)
         case _:
             return mx.full((logits.shape[0],), float(v))
 

@@ -44,7 +44,7 @@ class Pairs:
         return None if self.corrupt is None else mx.array([t.ids for t in self.corrupt])
 
     def allowed(self, trained_on_bos: bool) -> np.ndarray:
-        """[batch, seq] bool: where a dictionary has nodes. As everywhere in saedsl, not on BOS unless it was trained so.
+        """[batch, seq] bool: where a dictionary has nodes: not on BOS unless it was trained so, as in the language.
 
         A position that is BOS in one prompt of a pair only counts as BOS.
         """
@@ -72,7 +72,9 @@ def pairs_of(model: InterpretableModel, clean: Prompts, corrupt: Prompts | None 
     if b is None:
         return Pairs(a, None)
     if len(b) != len(a):
-        raise CircuitError(f"there are {len(a)} clean and {len(b)} corrupt prompts; each clean one has its own corrupt one")
+        raise CircuitError(
+            f"there are {len(a)} clean and {len(b)} corrupt prompts; each clean one has its own corrupt one"
+        )
     for i, (x, y) in enumerate(zip(a, b, strict=True)):
         if len(x) != len(y):
             which = "" if len(a) == 1 else f" of pair {i + 1}"
@@ -89,8 +91,8 @@ def _rows(model: InterpretableModel, prompts: Prompts, which: str) -> tuple[Toke
     several = isinstance(prompts, Sequence) and not isinstance(prompts, str)
     if several and not prompts:
         raise CircuitError(f"there are no {which} prompts")
-    if several and all(isinstance(p, str) for p in prompts):  # type: ignore[union-attr]
-        found = [model.encoder.encode(p) for p in prompts]  # type: ignore[union-attr, arg-type]
+    if several and all(isinstance(p, str) for p in prompts):
+        found = [model.encoder.encode(p) for p in prompts]
     else:
         try:
             found = model.rows(prompts)  # type: ignore[arg-type]

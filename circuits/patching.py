@@ -50,7 +50,7 @@ def sweep(
         [n] float64 for each site.
 
     Raises:
-        CircuitError: if `results` belongs to another sweep, is damaged or cannot be written, or an effect is not finite.
+        CircuitError: if `results` is of another sweep, is damaged or cannot be written, or an effect is not finite.
     """
     sizes = [len(prompt) for _, prompt, _, _ in nodes]
     total = sum(sizes)
@@ -59,7 +59,7 @@ def sweep(
     if progress is not None and done:
         progress(len(done), total)
     for effects in _measured(setup, nodes, len(done), batch_rows):
-        finite(effects, lambda: "the metric of a patched run")
+        finite(effects, "the metric of a patched run")
         if kept is not None:
             kept.append(len(done), effects)
         done.extend(effects.tolist())
@@ -162,13 +162,15 @@ class _Results:
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise CircuitError(f"{self._path}: not a file of a sweep; give another name for its results")
         if header.get("version") != VERSION:
-            raise CircuitError(f"{self._path}: a sweep of version {header.get('version')}; this saedsl has version {VERSION}")
+            raise CircuitError(
+                f"{self._path}: a sweep of version {header.get('version')}; this saedsl has version {VERSION}"
+            )
         if header.get("sha256") != self._header["sha256"]:
             of = header.get("of")
             other = [k for k, v in self._what.items() if not isinstance(of, dict) or of.get(k) != v]
             raise CircuitError(
-                f"{self._path}: holds another sweep (another {', '.join(other)}); give another name for the results, or "
-                "remove it to start again"
+                f"{self._path}: holds another sweep (another {', '.join(other)}); give another name for the results, "
+                "or remove it to start again"
             )
         effects: list[float] = []
         for number, line in enumerate(lines[1:], 2):

@@ -2,8 +2,8 @@
 
 A node moves the residual stream at one position, and by it the queries and keys there in every later layer. Attribution
 patching follows these through the slope of the softmax, which is flat where attention is saturated. Here the weights
-under the moved stream are computed exactly, and their change is weighed by dm/dweights. What a node changes in the stream
-by way of layers in between is not followed into the weights.
+under the moved stream are computed exactly, and their change is weighed by dm/dweights. What a node changes in the
+stream by way of layers in between is not followed into the weights.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _slopes(setup: Setup, layer: int) -> tuple[np.ndarray, mx.array]:
 
 
 def _weights(setup: Setup, layer: int, prompts: list[int], delta: mx.array) -> mx.array:
-    """Attention weights [rows, seq, n_heads * keys] with the stream before the layer moved; nothing else is computed."""
+    """Attention weights [rows, seq, n_heads * keys] with the stream before the layer moved; only they are computed."""
     start, pattern = Site(layer, "resid_pre"), Site(layer, "attn.pattern")
     rows = mx.array(prompts)
     stream = constant(setup.at[start][rows].astype(mx.float32) + delta)

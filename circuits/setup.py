@@ -1,8 +1,8 @@
-"""The runs that effects start from: clean prompts with the gradient of the metric at every dictionary, corrupt prompts."""
+"""The runs that effects start from: clean prompts with the metric's gradient at every dictionary, and corrupt ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,7 @@ def prepare(
         values = metric(logits, rows, mx.stop_gradient(logits))
         return values.sum(), values, logits, frame.captured
 
-    zeros = [mx.zeros((*pairs.ids.shape, info.width(site))) for site in writes]
+    zeros = [mx.zeros((*pairs.ids.shape, p.sae.config.d_out)) for p in places]
     if gradients:
         (_, values, logits, at), grads = mx.value_and_grad(clean)(zeros)
     else:
@@ -142,7 +142,7 @@ def run_from(
     more: Mapping[Site, SiteFn] | None = None,
     held: Sequence[tuple[str, Hold]] = (),
 ) -> mx.array:
-    """The metric of runs in which the clean activation of `site` has been moved; what is upstream is not computed again.
+    """The metric of runs in which the clean activation of `site` has been moved; nothing upstream is computed again.
 
     Args:
         setup: the task.
@@ -170,21 +170,21 @@ def as_numpy(x: mx.array) -> np.ndarray:
     return np.array(x.astype(mx.float32))
 
 
-def finite(values: np.ndarray, what: Callable[[], str]) -> None:
+def finite(values: np.ndarray, what: str) -> None:
     """Raise CircuitError, naming what is not finite."""
     if not np.isfinite(values).all():
-        raise CircuitError(f"{what()} is not finite (nan or infinite): nothing can be said of its effects")
+        raise CircuitError(f"{what} is not finite (nan or infinite): nothing can be said of its effects")
 
 
 def _check(setup: Setup) -> None:
     for site, x in setup.at.items():
-        finite(as_numpy(x), lambda site=site: f"the activation at {site} of the clean prompts")  # type: ignore[misc]
+        finite(as_numpy(x), f"the activation at {site} of the clean prompts")
     for which, values in (("clean", setup.value), ("corrupt", setup.patch_value)):
         if values is not None:
-            finite(values, lambda which=which: f"the metric {setup.metric.text} of the {which} prompts")  # type: ignore[misc]
+            finite(values, f"the metric {setup.metric.text} of the {which} prompts")
     for name, of in (("clean", setup.clean), ("corrupt", setup.patch)):
         for site, side in of.items():
             for part in () if side is None else (side.f, side.error, side.scale):
-                finite(part, lambda name=name, site=site: f"what the dictionary at {site} makes of the {name} prompts")  # type: ignore[misc]
+                finite(part, f"what the dictionary at {site} makes of the {name} prompts")
     for site, g in setup.gradient.items():
-        finite(g, lambda site=site: f"the gradient of {setup.metric.text} at {site}")  # type: ignore[misc]
+        finite(g, f"the gradient of {setup.metric.text} at {site}")
