@@ -17,7 +17,7 @@ import numpy as np
 
 from saedsl.circuits.gradients import Gradient, dropped_gradients, held_gradients, path_gradients
 from saedsl.circuits.graph import CircuitGraph, Meta, Node
-from saedsl.circuits.metric import Metric, metric_of
+from saedsl.circuits.metric import LanguageMetric, Metric, metric_of
 from saedsl.circuits.pairs import Prompts, pairs_of
 from saedsl.circuits.patching import sweep
 from saedsl.circuits.patterns import pattern_corrections
@@ -203,6 +203,11 @@ def effects_of(
             gradient = path_gradients(setup, steps, batch_rows)
         case "relp":
             gradient = held_gradients(setup)
+    if method not in ("ig", "exact") and isinstance(setup.metric, LanguageMetric) and setup.metric.divergence:
+        raise CircuitError(
+            f"the metric {setup.metric.text} is smallest at the clean run: a divergence from the clean run has no slope "
+            'there; use method="ig" or "exact"'
+        )
     if method != "exact":
         check_slope(setup, gradient)
     found = [_nodes(setup, place) for place in setup.places]

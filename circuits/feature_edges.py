@@ -3,7 +3,7 @@
     w(u -> d) = delta_u . d(g_d . d) / du
 
 with `g_d` the metric's gradient at the target (Marks et al. 2024, arXiv:2403.19647). The target is read live,
-`f_d = enc(x_d)` with the encoder's gradient, or `eps_d = y_d - sae(x_d)`; every dictionary's site in between is cut.
+`f_d = enc(x_d)` with the encoder's gradient, or as what features leave; every dictionary's site in between is cut.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from saedsl.circuits.splice import Place
 from saedsl.sae.dictionary import SAE
 from saedsl.sites import Site
 
-LOGITS: Final = Site(None, "logits")
 WHOLE: Final = ("embed", "resid_pre", "resid_mid", "resid_post", "final")
 """Components that everything passes through: behind a cut there, nothing that is before it has a direct effect."""
 
@@ -90,10 +89,9 @@ def edge_weights(
         picks = {site: _dense(part, rows, targets.position, length) for site, part in wanted}
 
         def value(logits: mx.array, seen: Mapping[Site, mx.array], picks: Mapping[Site, mx.array] = picks) -> mx.array:
-            every = {**seen, LOGITS: logits}
-            return mx.stack([(every[site].astype(mx.float32) * pick).sum() for site, pick in picks.items()]).sum()
+            return mx.stack([(seen[site].astype(mx.float32) * pick).sum() for site, pick in picks.items()]).sum()
 
-        captures = [site for site, _ in wanted if site != LOGITS]
+        captures = [site for site, _ in wanted]
         grads = direct_gradients(setup, frozen, prompt, length, len(rows), cut, captures, value)
         for s, weights in zip(sources, found, strict=True):
             here = np.flatnonzero((s.prompt == prompt) & (s.position < length))
@@ -136,10 +134,15 @@ def feature_targets(
 
 
 def error_targets(place: Place, x: mx.array, prompt: np.ndarray, position: np.ndarray, gradient: np.ndarray) -> Targets:
-    """Errors, each times the gradient at its site [n, d_out], as targets: `g . (y - sae(x))`."""
+    """Errors, each times the gradient at its site [n, d_out], as targets: all that features do not carry.
+
+    That is `g . (y - s f W_dec)`: the error itself, with a normalising dictionary also the mean and spread of the token,
+    with a transcoder also its skip. So a site's targets together carry all that goes through it.
+    """
 
     def wanted(rows: mx.array, some: slice) -> mx.array:
-        return -(place.sae(rows) * mx.array(gradient[some])).sum()
+        scale = mx.stop_gradient(place.sae.scale(rows))
+        return -(scale * (place.sae.encode(rows) @ place.sae.W_dec) * mx.array(gradient[some])).sum()
 
     read = _slopes(wanted, x, prompt, position)
     if place.read == place.write:

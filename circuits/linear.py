@@ -25,15 +25,16 @@ from saedsl.circuits.graph import CircuitGraph, Meta, Node
 from saedsl.circuits.influence import Scores, prune, scores
 from saedsl.circuits.metric import Custom
 from saedsl.circuits.pairs import Prompts, pairs_of
-from saedsl.circuits.setup import Setup, finite, prepare
+from saedsl.circuits.setup import Setup, constant, finite, prepare
 from saedsl.circuits.splice import Place, SAEs, allowed_at, placed
 from saedsl.errors import CircuitError
 from saedsl.sites import Site
+from saedsl.trace import Hooks
 
 if TYPE_CHECKING:
     from saedsl.model import InterpretableModel
 
-LOGITS: Final = Site(None, "logits")
+FINAL: Final = Site(None, "final")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class AttributionGraph:
     sources: tuple[Node, ...]
     """Tokens, then features and errors, in the order of a forward."""
     pre: np.ndarray
-    """[targets] pre-activations of features; of logits, how far they are above the mean logit."""
+    """[targets] pre-activations of features; of logits, how far they are above the mean logit (before it is capped)."""
     bias: np.ndarray
     """[targets] what is left when every source is taken away: a row's sum and its bias are its pre-activation."""
     activation: np.ndarray
@@ -335,26 +336,35 @@ def _features(setup: Setup, m: _MLP) -> tuple[Targets, np.ndarray]:
 
 
 def _logits(setup: Setup, most: int, share: float) -> tuple[Targets, np.ndarray]:
-    """(the likeliest tokens' logits, above the mean of all, as targets, their ids)."""
+    """(the likeliest tokens' logits, above the mean of all, as targets, their ids).
+
+    As functions of the last norm's output: its unembedding, or the slope of that where logits are capped.
+    """
     x = np.array(setup.logits[0, -1].astype(mx.float32)).astype(np.float64)
     p = np.exp(x - x.max())
     p /= p.sum()
     order = np.argsort(-p, kind="stable")
     n = min(most, int(np.searchsorted(np.cumsum(p[order]), share)) + 1, len(p))
     ids = np.sort(order[:n])
-    directions = np.full((n, len(p)), -1 / len(p), np.float32)
-    directions[np.arange(n), ids] += 1
+    final = setup.model.activations(setup.pairs.ids, [FINAL])[FINAL][:, -1:].astype(mx.float32)
+
+    def above(last: mx.array) -> mx.array:
+        hooks = Hooks(setup.model.model, setup.model.info, {FINAL: constant(last)})
+        logits, _ = hooks(mx.broadcast_to(setup.pairs.ids[:, :1], (n, 1)))
+        logits = logits[:, 0].astype(mx.float32)
+        return mx.take_along_axis(logits, mx.array(ids)[:, None], axis=-1).sum() - logits.mean(axis=-1).sum()
+
+    directions = np.array(mx.grad(above)(mx.broadcast_to(final, (n, 1, final.shape[-1]))))[:, 0]
     zeros = np.zeros(n, int)
-    return Targets(LOGITS, LOGITS, zeros, zeros + setup.pairs.length - 1, directions), ids
+    return Targets(FINAL, FINAL, zeros, zeros + setup.pairs.length - 1, directions), ids
 
 
 def _values(setup: Setup, frozen: Frozen, targets: Sequence[Targets], moved: Mapping[Site, mx.array]) -> np.ndarray:
     """[targets] values, but for their own biases, when sites have been moved, from one forward of the held model."""
-    reads = [t.read_at for t in targets if t.read_at != LOGITS]
-    logits, seen = rerun(setup, frozen, 0, setup.pairs.length, moved, reads)
+    _, seen = rerun(setup, frozen, 0, setup.pairs.length, moved, [t.read_at for t in targets])
     found = []
     for t in targets:
-        x = np.array((logits if t.read_at == LOGITS else seen[t.read_at])[0].astype(mx.float32)).astype(np.float64)
+        x = np.array(seen[t.read_at][0].astype(mx.float32)).astype(np.float64)
         assert t.read is not None
         found.append(np.einsum("nd,nd->n", x[t.position], t.read))
     return np.concatenate(found)

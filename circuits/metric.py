@@ -85,6 +85,11 @@ class LanguageMetric:
     tokens: tuple[tuple[int, ...], ...]
     """Of each prompt."""
 
+    @property
+    def divergence(self) -> bool:
+        """Whether it reads the divergence from the clean run alone, which is smallest there."""
+        return {t.function for t in terms(self.planned[0].metric.value)} == {"kl"}
+
     def __call__(self, logits: mx.array, prompts: Sequence[int], clean: mx.array) -> mx.array:
         order = np.array(prompts)
         values, places = [], []

@@ -91,8 +91,9 @@ def _rows(model: InterpretableModel, prompts: Prompts, which: str) -> tuple[Toke
     several = isinstance(prompts, Sequence) and not isinstance(prompts, str)
     if several and not prompts:
         raise CircuitError(f"there are no {which} prompts")
-    if several and all(isinstance(p, str) for p in prompts):
-        found = [model.encoder.encode(p) for p in prompts]
+    texts = [p for p in prompts if isinstance(p, str)] if several else []
+    if several and len(texts) == len(prompts):
+        found = [model.encoder.encode(text) for text in texts]
     else:
         try:
             found = model.rows(prompts)  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ def prepare(
     """Run the prompts: two forwards and one backward.
 
     Raises:
-        CircuitError: if activations, the metric or its gradient are not finite; all gradients 0 says `check_slope`.
+        CircuitError: if activations, the metric or its gradient are not finite; that all gradients are 0 is told by `check_slope`.
     """
     info = model.info
     writes = [p.write for p in places]
@@ -111,8 +111,8 @@ def check_slope(setup: Setup, gradient: Mapping[Site, np.ndarray]) -> None:
     """Raise CircuitError if the metric does not depend on any dictionary's site."""
     if not any(g.any() for g in gradient.values()):
         raise CircuitError(
-            f"the metric {setup.metric.text} is constant: its gradient is 0 at every dictionary. A divergence from the "
-            'clean run has no slope there (use method="ig"); else the metric does not depend on these sites'
+            f"the metric {setup.metric.text} is constant: its gradient is 0 at every dictionary, so it does not depend on "
+            "them"
         )
 
 
