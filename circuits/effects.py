@@ -22,7 +22,7 @@ from saedsl.circuits.pairs import Prompts, pairs_of
 from saedsl.circuits.patching import sweep
 from saedsl.circuits.patterns import pattern_corrections
 from saedsl.circuits.setup import Setup, check_slope, finite, prepare
-from saedsl.circuits.splice import Place, SAEs, placed
+from saedsl.circuits.splice import Place, SAEs, firing, host, placed
 from saedsl.errors import CircuitError
 from saedsl.sites import Site
 
@@ -205,8 +205,8 @@ def effects_of(
             gradient = held_gradients(setup)
     if method not in ("ig", "exact") and isinstance(setup.metric, LanguageMetric) and setup.metric.divergence:
         raise CircuitError(
-            f"the metric {setup.metric.text} is smallest at the clean run: a divergence from the clean run has no slope "
-            'there; use method="ig" or "exact"'
+            f"the metric {setup.metric.text} is smallest at the clean run: a divergence from the clean run has no "
+            'slope there; use method="ig" or "exact"'
         )
     if method != "exact":
         check_slope(setup, gradient)
@@ -255,11 +255,10 @@ def _nodes(setup: Setup, place: Place) -> SiteEffects:
     """Every node of a place, its effect still 0."""
     site = place.write
     clean, patch = setup.clean[site], setup.patch[site]
-    other = np.zeros_like(clean.f) if patch is None else patch.f
-    b, t, j = np.nonzero((clean.f != 0) | (other != 0))
-    a, a_patch = clean.f[b, t, j], other[b, t, j]
-    W_dec = np.array(place.sae.W_dec)
-    features = ((a_patch - a) * clean.scale[b, t, 0])[:, None] * W_dec[j]
+    at, j = firing(clean.f if patch is None else (clean.f != 0) | (patch.f != 0))
+    b, t = at // clean.f.shape[1], at % clean.f.shape[1]
+    a, a_patch = clean.f[b, t, j], np.zeros(len(j), np.float32) if patch is None else patch.f[b, t, j]
+    features = ((a_patch - a) * clean.scale[b, t, 0])[:, None] * host(place.sae.W_dec)[j]
     moved = (np.zeros_like(clean.error) if patch is None else patch.error) - clean.error
     eb, et = np.nonzero(moved.any(axis=-1))
     patch_error = 0 * clean.error if patch is None else patch.error
