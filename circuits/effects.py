@@ -7,7 +7,7 @@ with attention weights computed anew (`qk`), the last two together (`atp*`). `ex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -170,7 +170,7 @@ def node_effects(
         steps: `ig`: points along the path.
         batch_rows: rows of a forward at most, where a method has many; bounds memory.
         results: `exact`: a file that keeps what has been measured; a sweep that was stopped goes on from it.
-        progress: `exact`: called with (nodes done, nodes).
+        progress: `exact`: called with (nodes done, nodes), of those that patching moves.
 
     Raises:
         CircuitError: if prompts, dictionaries and metric do not fit together, the metric is constant, or something is
@@ -220,8 +220,9 @@ def effects_of(
         fixes = [pattern_corrections(setup, *_where(s), batch_rows) for s in found]
         effects = [[e + fix for e in several] for several, fix in zip(effects, fixes, strict=True)]
     if method == "exact":
-        nodes = [_where(s) for s in found]
-        effects = [[e] for e in sweep(setup, nodes, [s.feature for s in found], batch_rows, results, progress)]
+        effects = [[e] for e in _patched(setup, found, batch_rows, results, progress)]
+    if not any(e.any() for several in effects for e in several):
+        raise CircuitError(f"the metric {setup.metric.text} is constant: no node has any effect on it")
     done = []
     for s, several in zip(found, effects, strict=True):
         stacked = np.stack(several)
@@ -272,6 +273,23 @@ def _nodes(setup: Setup, place: Place) -> SiteEffects:
         np.zeros(len(b) + len(eb)),
         np.concatenate([features, moved[eb, et]]),
     )
+
+
+def _patched(
+    setup: Setup,
+    found: Sequence[SiteEffects],
+    batch_rows: int,
+    results: str | Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[np.ndarray]:
+    """Exact effects; nodes that patching does not move have none, and are not run."""
+    moving = [np.flatnonzero(s.delta.any(axis=1)) for s in found]
+    nodes = [(s.place.write, s.prompt[k], s.position[k], s.delta[k]) for s, k in zip(found, moving, strict=True)]
+    features = [s.feature[k] for s, k in zip(found, moving, strict=True)]
+    effects = [np.zeros(len(s.effect)) for s in found]
+    for e, k, values in zip(effects, moving, sweep(setup, nodes, features, batch_rows, results, progress), strict=True):
+        e[k] = values
+    return effects
 
 
 def _first_order(s: SiteEffects, gradient: np.ndarray) -> np.ndarray:

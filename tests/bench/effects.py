@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import saedsl  # first: it loads a fast BLAS before mlx is imported
@@ -24,13 +25,13 @@ import saedsl  # first: it loads a fast BLAS before mlx is imported
 import mlx.core as mx  # isort: skip
 import numpy as np
 
-from saedsl.circuits.effects import METHODS, Method, effects_of
+from saedsl.circuits.effects import METHODS, Method, NodeEffects, effects_of
 from saedsl.circuits.flow import flow_of
 from saedsl.circuits.linear import attribution_graph
 from saedsl.circuits.metric import Metric, TokenDifference, logit_difference
-from saedsl.circuits.pairs import pairs_of
+from saedsl.circuits.pairs import Prompts, pairs_of
 from saedsl.circuits.setup import Setup, prepare
-from saedsl.circuits.splice import placed
+from saedsl.circuits.splice import SAEs, placed
 from saedsl.demo import load_demo
 from saedsl.demo.tasks import Task, examples
 from saedsl.model import InterpretableModel
@@ -62,16 +63,15 @@ def agreement(setups: Sequence[Setup]) -> tuple[dict[str, float], float]:
     return {m: statistics.mean(v) for m, v in found.items()}, statistics.mean(sizes)
 
 
-def task_setup(
-    model: InterpretableModel, saes: saedsl.circuits.splice.SAEs, clean: object, corrupt: object, metric: Metric
-) -> Setup:
-    pairs = pairs_of(model, clean, corrupt)  # type: ignore[arg-type]
+def task_setup(model: InterpretableModel, saes: SAEs, clean: Prompts, corrupt: Prompts | None, metric: Metric) -> Setup:
+    pairs = pairs_of(model, clean, corrupt)
     return prepare(model, pairs, placed(model.info, saes), metric)
 
 
 def demo_setups(task: Task, n: int, zero: bool) -> list[Setup]:
     """Held-out prompts of one task, without those whose prompts have different numbers of tokens."""
-    demo, found = load_demo(), []
+    demo = load_demo()
+    found: list[Setup] = []
     for e in examples(task, 2 * n, 0, "held_out"):
         same = len(demo.model.encoder.encode(e.prompt)) == len(demo.model.encoder.encode(e.corrupt))
         if same and len(found) < n:
@@ -106,7 +106,8 @@ def story_setups(folder: Path, n: int, zero: bool, sharpen: float = 1.0, length:
         if len(found) == n or min(len(clean), len(other)) < length:
             continue
         corrupt = [*clean[:-8], *other[-8:-5], *clean[-5:]]
-        best = [int(mx.argmax(model.forward(mx.array([ids]))[0][0, -1]).item()) for ids in (clean, corrupt)]
+        last = model.forward(mx.array([clean, corrupt]))[0][:, -1]
+        best = np.array(mx.argmax(last, axis=-1)).tolist()
         if best[0] != best[1]:
             metric = TokenDifference(((best[0],),), ((best[1],),), text="likeliest")
             found.append(task_setup(model, saes, clean, None if zero else corrupt, metric))
@@ -116,20 +117,16 @@ def story_setups(folder: Path, n: int, zero: bool, sharpen: float = 1.0, length:
 def agree(n: int, folder: Path) -> None:
     """Print the table of rank correlations."""
     print(f"{'Spearman with exact effects':34}{'nodes':>7}" + "".join(f"{m:>10}" for m in FAST))
-    rows: list[tuple[str, Callable[[bool], list[Setup]]]] = [
-        (f"demo {task}", lambda zero, task=task: demo_setups(task, n, zero))
-        for task in TASKS  # type: ignore[misc]
-    ]
+    rows: list[tuple[str, Callable[[bool], list[Setup]]]] = []
+    rows += [(f"demo {task}", partial(demo_setups, task, n)) for task in TASKS]
     if FIXTURES.is_dir():
-        rows.append(("stories260k", lambda zero: story_setups(folder, n, zero)))
-        rows.append(("stories260k, queries x 4", lambda zero: story_setups(folder, n, zero, 4.0)))
+        rows.append(("stories260k", partial(story_setups, folder, n)))
+        rows.append(("stories260k, queries x 4", partial(story_setups, folder, n, sharpen=4.0)))
     for name, make in rows:
         for zero in (False, True):
             found, size = agreement(make(zero))
-            print(
-                f"{name + (', zero' if zero else ', resample'):34}{size:7.0f}"
-                + "".join(f"{v:10.3f}" for v in found.values())
-            )
+            label = f"{name}, {'zero' if zero else 'resample'}"
+            print(f"{label:34}{size:7.0f}" + "".join(f"{v:10.3f}" for v in found.values()), flush=True)
 
 
 def medians(functions: Sequence[Callable[[], object]], runs: int) -> list[float]:
@@ -159,36 +156,41 @@ def plain(setup: Setup) -> Callable[[], None]:
     return run
 
 
+def all_effects(setup: Setup) -> NodeEffects:
+    """The fast method from the beginning: both runs, the backward pass, and every node's effect."""
+    return effects_of(prepare(setup.model, setup.pairs, setup.places, setup.metric), "atp")
+
+
 def speed(folder: Path) -> None:
-    """Print times and what they grow by."""
-    setups = {"demo ioi": demo_setups("ioi", 1, False)[0]}
+    """Print times of the methods on one pair."""
+    setups = {"demo ioi": demo_setups("ioi", 1, False)[0], "demo, zero": demo_setups("ioi", 1, True)[0]}
     if FIXTURES.is_dir():
         setups["stories260k"] = story_setups(folder, 1, False)[0]
-    print(
-        f"{'':14}{'nodes':>7}{'plain ms':>10}{'atp ms':>9}{'ratio':>7}{'qk ms':>8}{'exact s':>9}{'/ atp':>7}{'1 by 1 s':>10}{'/ atp':>7}"
-    )
+    columns = {"nodes": 7, "plain ms": 10, "atp ms": 9, "ratio": 7, "qk ms": 8}
+    columns |= {"exact ms": 10, "/ atp": 7, "1 by 1 ms": 11, "/atp": 7, "1 by 1 / exact": 16}
+    print(" " * 12 + "".join(f"{name:>{width}}" for name, width in columns.items()))
     for name, s in setups.items():
-
-        def all_effects(s: Setup = s) -> None:
-            effects_of(prepare(s.model, s.pairs, s.places, s.metric), "atp")
-
-        base, fast = medians([plain(s), all_effects], 40)
-        (qk,) = medians([lambda s=s: effects_of(s, "qk")], 3)  # type: ignore[misc]
-        (exact,) = medians([lambda s=s: effects_of(s, "exact")], 1)  # type: ignore[misc]
-        (one,) = medians([lambda s=s: effects_of(s, "exact", batch_rows=1)], 1)  # type: ignore[misc]
-        n = effects_of(s, "atp").n
+        base, fast = medians([plain(s), partial(all_effects, s)], 40)
+        (qk,) = medians([partial(effects_of, s, "qk")], 3)
+        exact, one = medians([partial(effects_of, s, "exact"), partial(effects_of, s, "exact", batch_rows=1)], 1)
+        n = all_effects(s).n
         print(
-            f"{name:14}{n:7}{base:10.2f}{fast:9.2f}{fast / base:7.2f}{qk + fast:8.0f}{exact / 1e3:9.2f}{exact / fast:7.0f}"
-            f"{one / 1e3:10.2f}{one / fast:7.0f}"
+            f"{name:12}{n:7}{base:10.2f}{fast:9.2f}{fast / base:7.2f}{qk + fast:8.0f}{exact:10.0f}{exact / fast:7.0f}"
+            f"{one:11.0f}{one / fast:7.0f}{one / exact:16.1f}",
+            flush=True,
         )
+
+
+def growth() -> None:
+    """Print times and memory of longer and longer prompts, and the exponents of a fit."""
     demo = load_demo()
     ids = demo.model.encoder.encode(" ".join(e.prompt for e in examples("ioi", 8, 1))).ids
+    metric = TokenDifference(((5,),), ((6,),), text="5 - 6")
     print(f"\n{'tokens':>7}{'atp ms':>9}{'flow s':>8}{'nodes':>7}{'attribution s':>15}{'nodes':>7}{'peak GB':>9}")
     rows = []
     for length in (8, 16, 32, 64):
-        metric = TokenDifference(((5,),), ((6,),), text="5 - 6")
         s = task_setup(demo.model, demo.saes, list(ids[:length]), None, metric)
-        (fast,) = medians([lambda s=s: effects_of(prepare(s.model, s.pairs, s.places, s.metric), "atp")], 10)  # type: ignore[misc]
+        (fast,) = medians([partial(all_effects, s)], 10)
         effects = effects_of(s, "atp")
         start = time.perf_counter()
         flow = flow_of(effects, n=500)
@@ -196,14 +198,16 @@ def speed(folder: Path) -> None:
         graph = attribution_graph(demo.model, demo.transcoders, list(ids[:length]))
         end = time.perf_counter()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
-        rows.append((length, fast, end - middle, len(graph.sources), effects.n))
+        rows.append((length, fast, end - middle, len(graph.sources)))
         print(
-            f"{length:7}{fast:9.1f}{middle - start:8.2f}{len(flow):7}{end - middle:15.2f}{len(graph.sources):7}{peak:9.2f}"
+            f"{length:7}{fast:9.1f}{middle - start:8.2f}{len(flow):7}{end - middle:15.2f}{len(graph.sources):7}"
+            f"{peak:9.2f}",
+            flush=True,
         )
-    t, fast_ms, seconds, nodes, _ = (np.log(np.array(column, float)) for column in zip(*rows, strict=True))
+    tokens, fast_ms, seconds, nodes = (np.log(np.array(column, float)) for column in zip(*rows, strict=True))
     for what, y, x in (
-        ("atp, tokens", fast_ms, t),
-        ("attribution, tokens", seconds, t),
+        ("atp, tokens", fast_ms, tokens),
+        ("attribution, tokens", seconds, tokens),
         ("attribution, nodes", seconds, nodes),
     ):
         print(f"time of {what}: exponent {np.polyfit(x, y, 1)[0]:.2f}")
@@ -222,6 +226,7 @@ def main() -> None:
             agree(args.prompts, folder)
         if "speed" in args.what:
             speed(folder)
+            growth()
 
 
 if __name__ == "__main__":

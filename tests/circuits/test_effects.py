@@ -207,6 +207,14 @@ def test_bos_has_nodes_only_for_dictionaries_that_were_trained_on_it(llama: Inte
     assert set(on_bos.position.tolist()) == set(range(len(CLEAN)))
 
 
+def test_exact_effects_of_a_constant_metric_are_refused(llama: InterpretableModel, sae_of: SAEOf) -> None:
+    def constant(x: mx.array) -> mx.array:
+        return 0 * x[:, 0, 0] + 3
+
+    with pytest.raises(CircuitError, match="is constant: no node has any effect on it"):
+        node_effects(llama, [sae_of(site="L0.mlp")], CLEAN, metric=constant, method="exact")
+
+
 def test_features_that_fire_in_neither_prompt_are_no_nodes(llama: InterpretableModel, sae_of: SAEOf) -> None:
     effects = node_effects(llama, [sae_of(site="L0.mlp")], CLEAN, CORRUPT, metric=METRIC)
     (s,) = effects.sites

@@ -42,9 +42,11 @@ def test_a_batch_of_nodes_is_each_node_by_itself(exact: Callable[..., NodeEffect
 def test_progress_counts_nodes(exact: Callable[..., NodeEffects]) -> None:
     calls: list[tuple[int, int]] = []
     effects = exact(progress=lambda i, n: calls.append((i, n)))
-    assert {n for _, n in calls} == {effects.n}
+    moving = sum(int(s.delta.any(axis=1).sum()) for s in effects.sites)
+    assert moving < effects.n
+    assert {n for _, n in calls} == {moving}
     assert [i for i, _ in calls] == sorted({i for i, _ in calls})
-    assert calls[-1] == (effects.n, effects.n)
+    assert calls[-1] == (moving, moving)
 
 
 class Stopped(Exception):
@@ -82,7 +84,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(
     calls: list[int] = []
     resumed = exact(path, batch_rows=7, progress=lambda i, n: calls.append(i))
     np.testing.assert_allclose(resumed.effect, whole.effect, atol=2e-5)
-    assert sum(rows) == whole.n - 48
+    assert sum(rows) == sum(int(s.delta.any(axis=1).sum()) for s in whole.sites) - 48
     assert calls[0] == 48
     assert path.read_bytes().startswith(kept)
     rows.clear()
@@ -97,10 +99,12 @@ def test_the_file_says_what_was_swept(
     path = tmp_path / "sweep.jsonl"
     effects = exact(path)
     header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert (header["format"], header["total"]) == ("saedsl-sweep", effects.n)
+    moved = np.concatenate([s.delta.any(axis=1) for s in effects.sites])
+    assert (header["format"], header["total"]) == ("saedsl-sweep", moved.sum())
+    assert not effects.effect[~moved].any()
     assert header["of"]["model"] == llama.sha256
     assert header["of"]["clean"] == [CLEAN]
-    assert np.concatenate([line["effects"] for line in lines]) == pytest.approx(effects.effect, abs=0)
+    assert np.concatenate([line["effects"] for line in lines]) == pytest.approx(effects.effect[moved], abs=0)
 
 
 def test_a_sweep_killed_in_its_first_line_starts_again(exact: Callable[..., NodeEffects], tmp_path: Path) -> None:
