@@ -55,6 +55,14 @@ class Task:
     logs: np.ndarray
     """`logarithms(n)`."""
 
+    @cached_property
+    def span(self) -> np.ndarray:
+        """[tokens, 2]: where the entries of the target's token start and end, by the token of the source."""
+        there = self.to >= 0
+        token = np.where(there, self.to, 0)
+        ends = np.stack([self.b.row_start[token], self.b.row_start[token + 1]], axis=1) * there[:, None]
+        return ends.astype(np.uint32) if self.b.row_start[-1] < 1 << 32 else ends
+
     @property
     def measure_code(self) -> int:
         """What compiled code calls the measure."""
@@ -125,17 +133,19 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Scratch:
-    """Arrays of one thread; 0 everywhere whenever no work uses them."""
+    """Arrays of one thread; the first two are 0 whenever no work uses them."""
 
     both: np.ndarray
     """[largest number of features] int32"""
     products: np.ndarray
     """[largest number of features] float64"""
+    listed: np.ndarray
+    """[largest number of features + 1] int32, of any content."""
 
     @classmethod
     def of(cls, size: int) -> Scratch:
         """For indexes of at most `size` features."""
-        return cls(np.zeros(size, np.int32), np.zeros(size))
+        return cls(np.zeros(size, np.int32), np.zeros(size), np.empty(size + 1, np.int32))
 
 
 class Engine(Protocol):

@@ -19,34 +19,42 @@ FIRST_ROOM = 1 << 14
 
 @compiled_as_written
 def _count(
-    i: int, half: bool, valued: bool, to: np.ndarray, start: np.ndarray, tokens: np.ndarray, values: np.ndarray,
-    row_start: np.ndarray, row_features: np.ndarray, row_values: np.ndarray, both: np.ndarray, products: np.ndarray,
+    i: int, half: bool, valued: bool, span: np.ndarray, start: np.ndarray, tokens: np.ndarray, values: np.ndarray,
+    row_features: np.ndarray, row_values: np.ndarray, both: np.ndarray, products: np.ndarray,
 ) -> None:  # fmt: skip
-    """Add to `both` [n] and `products` [n] what fires where i did; of `half`, features above i only."""
-    for at in range(start[i], start[i + 1]):
-        u = to[tokens[at]]
-        if u < 0:
-            continue
-        first, e = row_start[u], row_start[u + 1] - 1
+    """Add to `both` [n] and `products` [n] what fires where i did; of `half`, features above i only.
+
+    Places are unsigned: of signed ones numba looks at each whether it counts from the end.
+    """
+    for at in range(np.uint64(start[i]), np.uint64(start[i + 1])):
+        token = np.uint64(tokens[at])
+        first, end = np.uint64(span[token, 0]), np.uint64(span[token, 1])
         if valued:
             x = np.float64(values[at])
-            while e >= first:
-                j = row_features[e]
-                if half and j <= i:
-                    break
-                both[j] += 1
+            for e in range(first, end):
+                j = np.uint64(row_features[e])
+                both[j] += np.int32(1)
                 products[j] += x * np.float64(row_values[e])
-                e -= 1
         elif half:
-            while e >= first:
-                j = row_features[e]
-                if j <= i:
+            e = end
+            while e > first:
+                e -= np.uint64(1)
+                if row_features[e] <= i:
                     break
-                both[j] += 1
-                e -= 1
+                both[np.uint64(row_features[e])] += np.int32(1)
         else:
-            for e2 in range(first, e + 1):
-                both[row_features[e2]] += 1
+            for e in range(first, end):
+                both[np.uint64(row_features[e])] += np.int32(1)
+
+
+@compiled_as_written
+def _listed(both: np.ndarray, first: int, least: int, into: np.ndarray) -> int:
+    """List which of `both` from `first` on are `least` or more, without a branch; returns how many they are."""
+    n = np.uint64(0)
+    for j in range(np.uint64(first), np.uint64(len(both))):
+        into[n] = j
+        n += np.uint64(both[j] >= least)
+    return np.int64(n)
 
 
 @compiled_as_written
@@ -73,12 +81,12 @@ def _score(
 @compiled_as_written
 def _run(
     collect: bool, first: int, last: int, half: bool, within: bool, measure: int, least: int, n: int, scale: float,
-    ordered: bool, classes: int, to: np.ndarray,
+    ordered: bool, classes: int, span: np.ndarray,
     start: np.ndarray, tokens: np.ndarray, values: np.ndarray,
-    row_start: np.ndarray, row_features: np.ndarray, row_values: np.ndarray, logs: np.ndarray,
+    row_features: np.ndarray, row_values: np.ndarray, logs: np.ndarray,
     counts_a: np.ndarray, sums_a: np.ndarray, scales_a: np.ndarray, class_a: np.ndarray,
     counts_b: np.ndarray, sums_b: np.ndarray, scales_b: np.ndarray, class_b: np.ndarray,
-    both: np.ndarray, products: np.ndarray, histogram: np.ndarray, border: np.ndarray,
+    both: np.ndarray, products: np.ndarray, listed: np.ndarray, histogram: np.ndarray, border: np.ndarray,
     out_i: np.ndarray, out_j: np.ndarray, out_both: np.ndarray, out_products: np.ndarray,
 ) -> int:  # fmt: skip
     """Pairs of the features first .. last: into the histogram, or, to `collect`, those in a bin not below the border.
@@ -87,22 +95,16 @@ def _run(
         How many were collected, or would have been if there had been room.
     """
     valued = measure == PEARSON
-    size, bins, found = len(counts_b), histogram.shape[1], 0
+    bins, found = histogram.shape[1], 0
     offset = 0 if within else classes * classes
     for i in range(first, last):
-        _count(
-            i, half, valued, to, start, tokens, values, row_start, row_features, row_values, both, products
-        )  # fmt: skip
+        _count(i, half, valued, span, start, tokens, values, row_features, row_values, both, products)
         count_i, sum_i, scale_i, of_i = counts_a[i], sums_a[i], scales_a[i], class_a[i]
-        for j in range(i + 1 if half else 0, size):
-            c = both[j]
-            if c == 0:
+        for at in range(_listed(both, i + 1 if half else 0, least, listed)):
+            j = np.uint64(listed[at])
+            if within and j == i:
                 continue
-            product = products[j]
-            both[j] = 0
-            products[j] = 0.0
-            if c < least or (within and i == j):
-                continue
+            c, product = both[j], products[j]
             score = _score(
                 measure, c, product, n, logs, count_i, counts_b[j], sum_i, sums_b[j], scale_i, scales_b[j]
             )  # fmt: skip
@@ -124,6 +126,9 @@ def _run(
                     out_both[found] = c
                     out_products[found] = product
                 found += 1
+        both[:] = 0
+        if valued:
+            products[:] = 0.0
     return found
 
 
@@ -132,9 +137,9 @@ def _arguments(rows: Rows, scratch: Scratch) -> tuple[object, ...]:
     i, j = t.margins_a, t.margins_b
     return (
         rows.first, rows.last, t.halved, t.within, t.measure_code, t.least, t.n, t.scale, t.strata.ordered,
-        t.strata.classes, t.to, a.start, a.tokens, a.values, b.row_start, b.row_features, b.row_values, t.logs,
+        t.strata.classes, t.span, a.start, a.tokens, a.values, b.row_features, b.row_values, t.logs,
         i.counts, i.sums, i.scales, t.class_a, j.counts, j.sums, j.scales, t.class_b,
-        scratch.both[: len(b)], scratch.products[: len(b)],
+        scratch.both[: len(b)], scratch.products[: len(b)], scratch.listed,
     )  # fmt: skip
 
 

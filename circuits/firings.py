@@ -95,7 +95,7 @@ class Index:
     row_start: np.ndarray
     """[tokens + 1] int64."""
     row_features: np.ndarray
-    """[entries] int32, ascending within a token."""
+    """[entries] uint16 where that is enough, else int32; ascending within a token."""
     row_values: np.ndarray
     """[entries] float32; [0] where values are not wanted."""
     start: np.ndarray
@@ -129,7 +129,7 @@ class Index:
             ids.astype(np.int32),
             counts[ids].astype(np.int64),
             row_start,
-            features[by_row],
+            features[by_row].astype(np.uint16 if len(ids) <= 1 << 16 else np.int32),
             values[by_row] if with_values else values,
             start,
             token[by_feature],
