@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,7 +15,6 @@ import networkx as nx
 
 from saedsl.circuits.graph import NODE_ATTRIBUTES, CircuitGraph, Meta, Node, check, edges, nodes
 from saedsl.errors import CircuitError
-from saedsl.sae.replace import write_file
 
 FORMAT: Final = "saedsl-circuit"
 VERSION: Final = 1
@@ -99,10 +100,17 @@ def write_bytes(path: Path, content: bytes) -> Path:
     Raises:
         CircuitError: if it cannot be written.
     """
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        write_file(path, content)
+        with scratch.open("xb") as file:  # of the mode that new files have: pages are there to be served
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
     except OSError as error:
         raise CircuitError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        scratch.unlink(missing_ok=True)
     return path
 
 
