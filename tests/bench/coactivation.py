@@ -1,0 +1,102 @@
+"""Co-activation of many large dictionaries: `python tests/bench/coactivation.py [TOKENS]`.
+
+Synthetic activations: 16 dictionaries x 16,384 features, 32 of them firing at each token: some by a group of features
+that fire together (two in each dictionary; planted), some by what the document is about, the rest at random; all by
+Zipf's law, as real features do. Pairs within a dictionary and between neighbours, of features that fire at 50 tokens
+or more, phi, FDR 0.05 by 20 shifts. Targets: 100,000 tokens in <= 10 minutes and <= 4 GB on 2 cores; how time grows
+with tokens and with L0 is fitted.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import numpy as np
+
+from saedsl.circuits.coactivation import coactivation
+from saedsl.circuits.firings import Firings
+
+DICTIONARIES, WIDTH, L0 = 16, 16_384, 32
+DOCUMENT = 200
+"""Tokens of each."""
+GROUPS = 2_000
+
+
+def zipf(rng: np.random.Generator, n: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers below n, k about as often as 1 / (k + 50) ** 0.7."""
+    weights = np.cumsum((np.arange(n) + 50.0) ** -0.7)
+    return np.searchsorted(weights / weights[-1], rng.random(shape)).astype(np.int32)
+
+
+def synthetic(tokens: int, l0: int, dictionaries: int = DICTIONARIES) -> tuple[dict[str, Firings], np.ndarray]:
+    """(activations by dictionary, the document of each token)."""
+    rng = np.random.default_rng(0)
+    documents = np.arange(tokens) // DOCUMENT
+    members = rng.integers(WIDTH // 8, WIDTH, (dictionaries, GROUPS, 2)).astype(np.int32)
+    active = zipf(rng, GROUPS, (tokens, max(1, l0 // 8)))
+    found = {}
+    for d in range(dictionaries):
+        about = zipf(rng, WIDTH, (documents[-1] + 1, 40))
+        planted = members[d][active].reshape(tokens, -1)
+        topic = about[documents[:, None], rng.integers(0, 40, (tokens, l0 // 4))]
+        rest = zipf(rng, WIDTH, (tokens, 2 * l0))
+        ids = np.concatenate([planted, topic, rest], axis=1)
+        found[f"L{d}.mlp"] = first_distinct(ids, l0, rng)
+    return found, documents
+
+
+def first_distinct(ids: np.ndarray, l0: int, rng: np.random.Generator) -> Firings:
+    """The first `l0` different numbers of each row [tokens, more than l0], with random values."""
+    tokens, n = ids.shape
+    order = np.argsort(ids, axis=1, kind="stable")
+    ranked = np.take_along_axis(ids, order, 1)
+    new = np.ones_like(ranked, bool)
+    new[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+    place = np.where(new, order, n)
+    border = np.sort(place, axis=1)[:, l0 - 1 : l0]
+    kept = (place <= border) & new
+    counts = kept.sum(axis=1)
+    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    values = rng.exponential(1.0, int(start[-1])).astype(np.float32) + 0.1
+    return Firings(start, ranked[kept].astype(np.int32), values, WIDTH)
+
+
+def peak() -> float:
+    """Gigabytes that this process held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measured(tokens: int, l0: int, shifts: int, dictionaries: int = DICTIONARIES) -> float:
+    """Seconds of one count, printed with what it found."""
+    firings, documents = synthetic(tokens, l0, dictionaries)
+    before = time.perf_counter()
+    table = coactivation(firings, documents, pairs="neighbours", min_firings=50, shifts=shifts, top=1_000_000)
+    took = time.perf_counter() - before
+    frequent = sum(int((np.bincount(f.features) >= 50).sum()) for f in firings.values())
+    print(
+        f"{tokens:7d} tokens, L0 {l0:2d}, {dictionaries} dictionaries, {shifts:2d} shifts: {took:6.1f} s, "
+        f"peak {peak():.2f} GB; {frequent} features of >= 50, {table.tested:.3g} pairs tested, {table.found} found",
+        flush=True,
+    )
+    return took
+
+
+def exponent(x: list[int], y: list[float]) -> float:
+    """Slope of log y on log x."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def main() -> None:
+    whole = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    measured(5_000, 16, 1, 2)  # compiles
+    sizes = [whole // 8, whole // 4, whole // 2]
+    print(f"grows with tokens ^ {exponent(sizes, [measured(n, L0, 3, 4) for n in sizes]):.2f}")
+    depths = [16, 32, 64]
+    print(f"grows with L0 ^ {exponent(depths, [measured(whole // 4, n, 3, 4) for n in depths]):.2f}")
+    measured(whole, L0, 20)
+
+
+if __name__ == "__main__":
+    main()
