@@ -21,7 +21,7 @@ from saedsl.circuits.metric import LanguageMetric, Metric, metric_of
 from saedsl.circuits.pairs import Prompts, pairs_of
 from saedsl.circuits.patching import sweep
 from saedsl.circuits.patterns import pattern_corrections
-from saedsl.circuits.setup import Setup, check_slope, finite, prepare
+from saedsl.circuits.prepared import Setup, check_slope, finite, prepare
 from saedsl.circuits.splice import Place, SAEs, firing, host, placed
 from saedsl.errors import CircuitError
 from saedsl.sites import Site

@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from saedsl.circuits.frozen import Frozen, direct_gradients
-from saedsl.circuits.setup import Setup
+from saedsl.circuits.prepared import Setup
 from saedsl.circuits.splice import Place
 from saedsl.sae.dictionary import SAE
 from saedsl.sites import Site

@@ -8,18 +8,19 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import networkx as nx
 
 from saedsl.circuits.caption import caption as caption_of
-from saedsl.circuits.caption import one_line
-from saedsl.circuits.colours import GLYPHS, NAMES, blend
+from saedsl.circuits.colours import blend
+from saedsl.circuits.fonts import FONT, SMALL, TEXT, measure, measure_bold, readable
 from saedsl.circuits.graph import Node, check, edges, nodes
 from saedsl.circuits.labels import LINE, Box, Label, Taken, around, fold, place
 from saedsl.circuits.layout import Column, Layout, layout
+from saedsl.circuits.legend import draw_legend, legend_lines
+from saedsl.circuits.marks import edge_style, glyph, minus, write
 from saedsl.errors import CircuitError
 
 if TYPE_CHECKING:
@@ -31,15 +32,6 @@ WIDTHS: Final[dict[Width, float]] = {"single": 234.0, "double": 486.0}
 """Points: 3.25 and 6.75 inches, the columns of most journals."""
 TALLEST: Final = 430.0
 """Of the graph itself, in points."""
-FONT: Final = "DejaVu Sans"
-"""Comes with matplotlib, so figures are the same everywhere."""
-SMALL: Final = 5.6
-"""Size of text in the graph, in points."""
-TEXT: Final = 6.4
-"""Size of caption, legend and rows."""
-MARKERS: Final = {
-    "square": "s", "circle": "o", "hexagon": "h", "diamond": "D", "triangle": "^", "plus": "P", "pentagon": "p",
-}  # fmt: skip
 GREY: Final = "#555555"
 LEGIBLE: Final = 1.7
 """Reach of glyphs, in points, below which only the strongest nodes are named, `FEW` of them."""
@@ -133,7 +125,7 @@ def _figure(graph: nx.DiGraph, wide: float, told: bool, most_edges: int, order: 
     drawn = sorted(edges(graph), key=lambda e: (-abs(e[2]["weight"]), e[0].order, e[1].order))[:most_edges]
     words = readable(caption_of(graph, len(drawn)))
     lines = fold(words, wide - 8, TEXT, measure, 40) if told else ()
-    legend = _legend(graph, drawn, wide)
+    legend = legend_lines(graph, drawn, wide)
     foot = len(lines) * TEXT * LINE + 3 + len(legend) * 10 + 4
     frame, tokens = _frame(placed, wide, foot)
     arcs = any(frame.node(u)[1] == frame.node(v)[1] >= frame.at(0, placed.rows[-1].bottom)[1] for u, v, _ in drawn)
@@ -156,56 +148,12 @@ def _figure(graph: nx.DiGraph, wide: float, told: bool, most_edges: int, order: 
         x, y = frame.node(node)
         glyph(axes, node.kind, x, y, frame.reach, blend(data["score"] / most))
         if data["score"] < 0:  # for print in grey
-            _minus(axes, x, y, frame.reach)
+            minus(axes, x, y, frame.reach)
     _labels(axes, graph, frame, groups, Box(frame.left - 2, frame.bottom - 2, wide - 1, high - 1))
-    _draw_legend(axes, legend, len(lines) * TEXT * LINE + 7)
+    draw_legend(axes, legend, len(lines) * TEXT * LINE + 7)
     for i, line in enumerate(lines):
-        _text(axes, 4, len(lines) * TEXT * LINE + 2 - i * TEXT * LINE, line, TEXT, va="top")
+        write(axes, 4, len(lines) * TEXT * LINE + 2 - i * TEXT * LINE, line, TEXT, va="top")
     return figure
-
-
-# Text
-
-
-@lru_cache(maxsize=2)
-def _face(weight: str = "normal") -> Any:
-    from matplotlib.font_manager import FontProperties, findfont
-    from matplotlib.ft2font import FT2Font
-
-    face = FT2Font(findfont(FontProperties(family=FONT, weight=weight)))
-    face.set_size(100, 72)
-    return face
-
-
-@lru_cache(maxsize=4096)
-def _advance(character: str, weight: str = "normal") -> float:
-    """Width of one character at size 1."""
-    from matplotlib.ft2font import LoadFlags
-
-    return float(_face(weight).load_char(ord(character), flags=LoadFlags.NO_HINTING).linearHoriAdvance) / 65536 / 100
-
-
-def measure(text: str, size: float) -> float:
-    """Width of `text` in points."""
-    return size * sum(_advance(c) for c in text)
-
-
-def measure_bold(text: str, size: float) -> float:
-    """Width of `text` in points, in bold."""
-    return size * sum(_advance(c, "bold") for c in text)
-
-
-def readable(text: str) -> str:
-    """One line of `text`; characters that the font lacks by their number, as `[4E2D]`."""
-    known = _face().get_charmap()
-    return "".join(c if ord(c) in known else f"[{ord(c):04X}]" for c in one_line(text))
-
-
-def _text(axes: Axes, x: float, y: float, text: str, size: float, **how: Any) -> None:
-    axes.text(x, y, text, fontsize=size, **{"color": "black", "zorder": 6, "clip_on": False, **how})
-
-
-# The graph
 
 
 def _frame(placed: Layout, wide: float, foot: float) -> tuple[Frame, list[tuple[Column, str, bool]]]:
@@ -248,14 +196,14 @@ def _backdrop(axes: Axes, frame: Frame, tokens: Sequence[tuple[Column, str, bool
             )
     for row in frame.placed.rows:
         y = frame.at(0, row.middle)[1]
-        _text(axes, frame.left - 4, y, readable(row.text), TEXT, ha="right", va="center_baseline", color=GREY)
+        write(axes, frame.left - 4, y, readable(row.text), TEXT, ha="right", va="center_baseline", color=GREY)
     for column, text, turned in tokens:
         x = frame.at(column.middle, 0)[0]
         if turned:
             where = {"rotation": 45, "ha": "right", "va": "top", "rotation_mode": "anchor"}
-            _text(axes, x + 2, frame.bottom - 3, text, SMALL, **where)
+            write(axes, x + 2, frame.bottom - 3, text, SMALL, **where)
         else:
-            _text(axes, x, frame.bottom - 1, text, SMALL, ha="center", va="top")
+            write(axes, x, frame.bottom - 1, text, SMALL, ha="center", va="top")
 
 
 def _edge(axes: Axes, frame: Frame, source: Node, target: Node, **style: Any) -> None:
@@ -271,30 +219,6 @@ def _edge(axes: Axes, frame: Frame, source: Node, target: Node, **style: Any) ->
         points = [(x0, y0), (x0, y0 + rise), (x1, y1 - rise), (x1, y1)]
     path = Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
     axes.add_patch(PathPatch(path, fc="none", capstyle="butt", **style))
-
-
-def edge_style(share: float, thickest: float = 2.2) -> dict[str, Any]:
-    """Colour, width and dashes of an edge whose weight is `share` of the largest, which is `thickest` points wide."""
-    sign = 1 if share >= 0 else -1
-    style: dict[str, Any] = {"ec": blend(sign * (0.3 + 0.7 * abs(share))), "lw": 0.3 + (thickest - 0.3) * abs(share)}
-    if share < 0:
-        style["ls"] = (0, (3.2, 1.4)) if abs(share) > 0.3 else (0, (6.0, 3.0))
-    return style
-
-
-def glyph(axes: Axes, kind: Any, x: float, y: float, reach: float, colour: tuple[float, float, float] | str) -> None:
-    """The mark of a kind of node."""
-    shape = GLYPHS[kind]
-    marker = MARKERS.get(shape) or [(-1, -0.7), (1, -0.7), (0.62, 0.7), (-0.62, 0.7), (-1, -0.7)]
-    size = 2 * reach * {"D": 0.74, "s": 0.84, "o": 0.94}.get(str(marker), 1.0)
-    rim = max(0.25, min(0.5, reach / 7))
-    axes.plot(
-        [x], [y], marker=marker, ms=size, mfc=colour, mec="#222222", mew=rim, ls="none", zorder=5
-    )  # fmt: skip
-
-
-def _minus(axes: Axes, x: float, y: float, reach: float) -> None:
-    axes.plot([x - 0.45 * reach, x + 0.45 * reach], [y, y], color="black", lw=0.22 * reach, zorder=5)
 
 
 def _groups(axes: Axes, graph: nx.DiGraph, frame: Frame) -> list[tuple[str, list[Box]]]:
@@ -386,67 +310,4 @@ def _label(axes: Axes, label: Label, **how: Any) -> None:
     axes.add_patch(Rectangle(corner, size, high, fc="white", ec="none", alpha=0.72, zorder=how.get("zorder", 6) - 0.5))
     for i, line in enumerate(label.lines):
         y = label.box.top - (i + 0.5) * step
-        _text(axes, x, y, line, label.size, ha="center", va="center_baseline", **how)
-
-
-# The legend
-
-Entry = tuple[str, Any, str]
-"""(what, value, text)"""
-
-
-def _legend(
-    graph: nx.DiGraph, drawn: Sequence[tuple[Node, Node, Mapping[str, Any]]], wide: float
-) -> list[list[tuple[float, Entry]]]:
-    """Lines of (x, entry)."""
-    kinds = dict.fromkeys(node.kind for node, _ in nodes(graph))
-    entries: list[Entry] = [("kind", kind, NAMES[kind]) for kind in kinds]
-    if any(data["score"] for _, data in nodes(graph)):
-        most = max(abs(data["score"]) for _, data in nodes(graph))
-        entries.append(("effect", most, f"effect ±{most:.2g}"))
-    weights = [data["weight"] for *_, data in drawn]
-    if weights:
-        largest = max(map(abs, weights)) or 1.0
-        entries.append(
-            ("edge", 1.0 if max(weights) >= -min(weights) else -1.0, f"weight {signed(max(weights, key=abs))}")
-        )
-        sign = -1.0 if entries[-1][1] > 0 else 1.0
-        other = [w for w in weights if w * sign > 0]
-        if other:
-            most_other = max(other, key=abs)
-            entries.append(("edge", most_other / largest, signed(most_other)))
-    lines: list[list[tuple[float, Entry]]] = [[]]
-    x = 4.0
-    for entry in entries:
-        icon = {"kind": 10.0, "effect": 26.0, "edge": 19.0}[entry[0]]
-        length = icon + measure(readable(entry[2]), TEXT) + 8
-        if x + length > wide and lines[-1]:
-            lines.append([])
-            x = 4.0
-        lines[-1].append((x, entry))
-        x += length
-    return lines
-
-
-def signed(value: float) -> str:
-    """Two digits, with a real minus sign."""
-    return f"{value:+.2g}".replace("-", "−")
-
-
-def _draw_legend(axes: Axes, lines: list[list[tuple[float, Entry]]], bottom: float) -> None:
-    from matplotlib.patches import Rectangle
-
-    for i, line in enumerate(reversed(lines)):
-        y = bottom + 10 * i + 4
-        for x, (what, value, text) in line:
-            icon = {"kind": 10.0, "effect": 26.0, "edge": 19.0}[what]
-            if what == "kind":
-                glyph(axes, value, x + 4, y, 3.2, "white")
-            elif what == "edge":
-                style = edge_style(value)
-                axes.plot([x, x + 16], [y, y], color=style["ec"], lw=style["lw"], ls=style.get("ls", "-"))
-            else:
-                for k in range(12):
-                    axes.add_patch(Rectangle((x + 2 * k, y - 2.4), 2.05, 4.8, fc=blend((k - 5.5) / 5.5), ec="none"))
-                _minus(axes, x + 3.5, y, 3.2)
-            _text(axes, x + icon, y, readable(text), TEXT, va="center_baseline")
+        write(axes, x, y, line, label.size, ha="center", va="center_baseline", **how)

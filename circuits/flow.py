@@ -26,7 +26,7 @@ from saedsl.circuits.frozen import Frozen, direct_gradients, freeze
 from saedsl.circuits.graph import CircuitGraph, Node
 from saedsl.circuits.metric import Metric
 from saedsl.circuits.pairs import Prompts
-from saedsl.circuits.setup import finite
+from saedsl.circuits.prepared import finite
 from saedsl.circuits.splice import SAEs, host
 from saedsl.errors import CircuitError
 from saedsl.sites import Site

@@ -25,7 +25,7 @@ from saedsl.circuits.graph import CircuitGraph, Meta, Node
 from saedsl.circuits.influence import Scores, prune, scores
 from saedsl.circuits.metric import Custom
 from saedsl.circuits.pairs import Prompts, pairs_of
-from saedsl.circuits.setup import Setup, constant, finite, prepare
+from saedsl.circuits.prepared import Setup, constant, finite, prepare
 from saedsl.circuits.splice import Place, SAEs, host, placed
 from saedsl.errors import CircuitError
 from saedsl.sites import Site

@@ -137,8 +137,8 @@ def test_sites_and_edits_never_import_lark() -> None:
 
 
 GRAPHS = (
-    "caption", "colours", "cytoscape", "dot", "dotplaces", "draw", "export", "figure", "graph", "labels", "layout",
-    "neuronpedia", "node", "page", "store", "svgfont", "tikz", "xmlgraph",
+    "caption", "colours", "cytoscape", "dot", "dotplaces", "draw", "export", "figure", "fonts", "graph", "labels",
+    "layout", "legend", "marks", "neuronpedia", "node", "page", "store", "svgfont", "tikz", "xmlgraph",
 )  # fmt: skip
 """Modules of circuits that know networkx, not MLX."""
 

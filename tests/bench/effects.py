@@ -30,7 +30,7 @@ from saedsl.circuits.flow import flow_of
 from saedsl.circuits.linear import attribution_graph
 from saedsl.circuits.metric import Metric, TokenDifference, logit_difference
 from saedsl.circuits.pairs import Prompts, pairs_of
-from saedsl.circuits.setup import Setup, prepare
+from saedsl.circuits.prepared import Setup, prepare
 from saedsl.circuits.splice import SAEs, placed
 from saedsl.demo import load_demo
 from saedsl.demo.tasks import Task, examples

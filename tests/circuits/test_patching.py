@@ -10,10 +10,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from saedsl.circuits import patching, setup
+from saedsl.circuits import patching, prepared
 from saedsl.circuits.effects import NodeEffects, node_effects
 from saedsl.circuits.metric import TokenDifference
-from saedsl.circuits.setup import Setup
+from saedsl.circuits.prepared import Setup
 from saedsl.errors import CircuitError
 from saedsl.model import InterpretableModel
 from saedsl.sae.dictionary import SAE
@@ -74,7 +74,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(
     assert len(kept.splitlines()) == 4
     path.write_bytes(kept + b'{"from": 48, "effects": [0.1')  # killed in the middle of a line
     rows: list[int] = []
-    plain = setup.run_from
+    plain = prepared.run_from
 
     def counted(task: Setup, site: Site, delta: mx.array, prompts: Sequence[int]) -> mx.array:
         rows.append(len(prompts))

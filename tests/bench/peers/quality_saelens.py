@@ -1,4 +1,4 @@
-"""SAELens' own trainer and BatchTopK on a file of activations: a process of `tests/bench/quality.py`.
+"""SAELens' own trainer and BatchTopK on a file of activations: a process of `tests/bench/peers/quality.py`.
 
     python quality_saelens.py '{"train": "x.npy", "out": "folder", "k": 8, "num_tokens": 1000000, ...}'
 

@@ -1,10 +1,10 @@
 """How good the dictionaries are that we train: against SAELens on the same tensors, and variant against variant.
 
-    python tests/bench/quality.py FOLDER tensors                     activations, once
-    python tests/bench/quality.py FOLDER pareto --peers PYTHON       BatchTopK and SAELens' own, k in 4, 8, 16
-    python tests/bench/quality.py FOLDER variants                    every architecture at L0 4, 8, 16
-    python tests/bench/quality.py FOLDER revival                     architecture x {aux-k, ghost, resampling, none}
-    python tests/bench/quality.py FOLDER show                        the tables, and FOLDER/quality.pdf
+    python tests/bench/peers/quality.py FOLDER tensors                     activations, once
+    python tests/bench/peers/quality.py FOLDER pareto --peers PYTHON       BatchTopK and SAELens' own, k in 4, 8, 16
+    python tests/bench/peers/quality.py FOLDER variants                    every architecture at L0 4, 8, 16
+    python tests/bench/peers/quality.py FOLDER revival                     architecture x {aux-k, ghost, resampling, none}
+    python tests/bench/peers/quality.py FOLDER show                        the tables, and FOLDER/quality.pdf
 
 Data: the story model of `../shared/fixtures` over its own kind of text, and the bundled model over its own; 10 % of the
 documents are held out, and all that is reported is measured on those. PYTHON has torch and sae-lens. Results are
@@ -35,8 +35,8 @@ from saedsl.training.harvest import batches
 from saedsl.training.of_model import Where, source_at
 from saedsl.training.split import held_out
 
-SHARED = Path(__file__).parents[3] / "shared" / "fixtures"
-PEER = Path(__file__).parent / "peers" / "quality_saelens.py"
+SHARED = Path(__file__).parents[4] / "shared" / "fixtures"
+PEER = Path(__file__).parent / "quality_saelens.py"
 STORIES = ("stories L2.mlp", "stories L3.resid_post")
 DEMO = ("demo L1.mlp", "demo L2.resid_post")
 HELD = 0.1
