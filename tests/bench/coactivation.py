@@ -77,7 +77,8 @@ def measured(tokens: int, l0: int, shifts: int, dictionaries: int = DICTIONARIES
     frequent = sum(int((np.bincount(f.features) >= 50).sum()) for f in firings.values())
     print(
         f"{tokens:7d} tokens, L0 {l0:2d}, {dictionaries} dictionaries, {shifts:2d} shifts: {took:6.1f} s "
-        f"({cpu:.1f} s of processors), peak {peak():.2f} GB; {frequent} features of >= 50, {table.tested:.3g} pairs tested, {table.found} found",
+        f"({cpu:.1f} s of processors), peak {peak():.2f} GB; "
+        f"{frequent} features of >= 50, {table.tested:.3g} pairs tested, {table.found} found",
         flush=True,
     )
     return cpu
