@@ -13,6 +13,7 @@ from saedsl.circuits.waiting import Advance, quiet
 from saedsl.errors import CircuitError
 from saedsl.model import InterpretableModel
 from saedsl.sites import Site
+from saedsl.trace import Hooks
 from saedsl.training.harvest import Batch, batches
 
 FeaturePair = tuple[int, int, int, int]
@@ -136,7 +137,9 @@ class _Rows:
         targets = {self.pairs[n][2] for f, _ in todo for n in self.by_source[u, f]}
         functions = ablating(self.places[u], [f for f, _ in todo], mx.array(content))
         tokens = self.rows.tokens[mx.array(rows)]
-        _, x = self.model.forward(tokens, {self.places[v].read for v in targets}, functions)
+        at_sites = {site: (lambda x, frame, fn=fn: fn(x)) for site, fn in functions.items()}
+        reads = {self.places[v].read for v in targets}
+        x = Hooks(self.model.model, self.model.info, at_sites, reads)(tokens)[1].captured
         after = {v: self._features(v, ids[v], x) for v in targets}
         for k, (f, row) in enumerate(todo):
             fires = (clean[u][row, :, ids[u].index(f)] > 0) & content[k]

@@ -61,9 +61,10 @@ def coactivation_graph(
         progress: whether a bar is drawn, on terminals.
 
     Returns:
-        Position-free feature nodes (attribute `firings`: at how many tokens) and edges of kind `coactivation` with
-        `together`, `source_count`, `target_count`, `lag`, and `fdr` where it was estimated. Within one dictionary at
-        lag 0 an edge goes from the smaller feature number to the larger, and has no direction but for `conditional`.
+        Position-free feature nodes (attribute `firings`: at how many of the counted tokens) and edges of kind
+        `coactivation` with `together`, `source_count`, `target_count`, `lag`, and `fdr` where it was estimated. Within
+        one dictionary at lag 0 an edge goes from the smaller feature number to the larger, and has no direction but
+        for `conditional`.
         `meta.notes["coactivation"]` says what was counted.
 
     Raises:

@@ -247,7 +247,10 @@ def _measured(
     rows = np.zeros((len(pairs), 8))
     for k, (u, f, v, g) in enumerate(pairs):
         x, y = column(u, f)[to >= 0], column(v, g)[to[to >= 0]]
-        rows[k] = (x > 0).sum(), x.sum(), (x**2).sum(), (y > 0).sum(), y.sum(), (y**2).sum(), ((x > 0) & (y > 0)).sum(), x @ y
+        fires, follows = x > 0, y > 0
+        rows[k] = (
+            fires.sum(), x.sum(), x @ x, follows.sum(), y.sum(), y @ y, (fires & follows).sum(), x @ y
+        )  # fmt: skip
     a, b, both = (rows[:, c].astype(np.int64) for c in (0, 3, 6))
     by_value = (Margins.of(a, rows[:, 1], rows[:, 2], n), Margins.of(b, rows[:, 4], rows[:, 5], n))
     by_firing = (Margins.of_firing(a, n), Margins.of_firing(b, n))

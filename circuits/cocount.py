@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from queue import SimpleQueue
 from threading import Event
 from typing import Any, Protocol, cast
@@ -83,7 +84,7 @@ class Task:
         """Parts of about equal work."""
         borders = np.searchsorted(self.a.start, np.linspace(0, self.a.start[-1], PARTS + 1)[1:-1])
         edges = sorted({0, *borders.tolist(), len(self.a)})
-        return tuple(Rows(self, first, last) for first, last in zip(edges, edges[1:], strict=False))
+        return tuple(Rows(self, first, last) for first, last in pairwise(edges))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -131,7 +132,8 @@ class _Count:
         kept = collect(tasks, crew, self.engine, border)
         advance("counting pairs", passes, passes)
         parts = [
-            self._part(task, pair, some, names, rates) for task, pair, some in zip(tasks, self.chosen, kept, strict=True)
+            self._part(task, pair, some, names, rates)
+            for task, pair, some in zip(tasks, self.chosen, kept, strict=True)
         ]
         whole = Coactivation.joined(parts)
         whole = replace(whole, tested=int(sizes.sum()), found=len(whole) if found is None else found)
@@ -216,7 +218,7 @@ def _chosen(names: tuple[str, ...], pairs: Pairs) -> list[tuple[str, str]]:
         case "across":
             chosen = across
         case "neighbours":
-            return within + list(zip(names, names[1:], strict=False))
+            return within + list(pairwise(names))
         case str():
             raise CircuitError(f"pairs is {pairs!r}; it can be all, within, across, neighbours or a list of pairs")
         case _:
