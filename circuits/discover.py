@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, Literal, get_args
+from typing import Final, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -23,6 +23,7 @@ ENDS: Final[tuple[Kind, ...]] = ("embedding", "logit")
 """Where a circuit begins and ends; always kept, never counted."""
 
 Edge = tuple[Node, Node]
+T = TypeVar("T")
 Evaluate = Callable[[Sequence[Sequence[Node]]], Sequence[float]]
 """Sets of nodes -> for each how far it is from the whole model's behaviour: 0 is perfect, less is better."""
 EvaluateEdges = Callable[[Sequence[Sequence[Edge]]], Sequence[float]]
@@ -240,7 +241,7 @@ def _shrunk(kept: list[Node], loss: float, evaluate: Evaluate) -> list[Node]:
     return kept
 
 
-def _acdc[T](
+def _acdc(
     candidates: list[T],
     threshold: float,
     evaluate: Callable[[Sequence[Sequence[T]]], Sequence[float]],
