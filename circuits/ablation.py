@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import mlx.core as mx
 import numpy as np
@@ -21,7 +22,7 @@ from saedsl.circuits.graph import Node
 from saedsl.circuits.metric import Metric
 from saedsl.circuits.pairs import Pairs, pairs_of
 from saedsl.circuits.splice import Place
-from saedsl.circuits.task import Task, metric_for
+from saedsl.circuits.task import Errors, Task, metric_for
 from saedsl.errors import CircuitError
 from saedsl.sites import Site
 from saedsl.trace import Frame, Hooks, SiteFn
@@ -102,15 +103,15 @@ class Bench:
         circuits: Sequence[Iterable[Node]],
         *,
         complement: bool = False,
-        errors: bool | None = None,
+        errors: Errors | Literal["remove all"] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
         """The metric with everything outside each circuit ablated, [circuits, prompts].
 
         Args:
             circuits: sets of nodes; feature and error nodes count, others do not.
-            complement: ablate what is inside instead: M without C.
-            errors: whether errors outside are kept; None for what the task says.
+            complement: ablate what is inside instead: M without C, which has all errors that C has not.
+            errors: whether errors outside are kept; None for what the task says. `remove all`: inside ones go too.
             progress: called with (rows done, rows).
 
         Raises:
@@ -120,7 +121,11 @@ class Bench:
         masks, error_masks = self.masks(listed), self.error_masks(listed)
         if complement:
             masks, error_masks = {s: ~m for s, m in masks.items()}, {s: ~m for s, m in error_masks.items()}
-        keep_errors = self.task.errors == "keep" if errors is None else errors
+        errors = errors or self.task.errors
+        if errors == "remove all":
+            error_masks = {s: np.zeros_like(m) for s, m in error_masks.items()}
+        elif complement:
+            errors = "remove"  # those of the circuit
         n = len(self.pairs.clean)
         rows = [(c, p) for c in range(len(listed)) for p in range(n)]
         found = np.zeros(len(rows), np.float32)
@@ -129,7 +134,7 @@ class Bench:
             c, p = (np.array(x) for x in zip(*some, strict=True))
             functions: dict[Site, SiteFn] = {}
             for place in self.places:
-                kept = None if keep_errors else mx.array(error_masks[place.name][c] | ~self.allowed[place.name][p])
+                kept = None if errors == "keep" else mx.array(error_masks[place.name][c] | ~self.allowed[place.name][p])
                 functions[place.write] = partial(
                     _ablated, place=place, kept=mx.array(masks[place.name][c] | ~self.allowed[place.name][p][..., None]),
                     errors=kept, instead=self._instead(place, p),
