@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.base import create_attention_mask
+from mlx_lm.models.base import create_causal_mask
 
 from saedsl.circuits.node import Node
 from saedsl.errors import ModelError, ShapeError
@@ -162,8 +162,7 @@ class Decomposed:
             first, n_readers = w.reader(i, "q"), w.readers_per_layer - 1
             for y in self._heads(layer, stream.read(first, n_readers)):
                 stream.add(y)
-            bias = layer.self_attn.o_proj.get("bias")
-            if bias is not None:
+            if (bias := self._biases[i]) is not None:
                 stream.shift(bias)
             x = stream.read(w.reader(i, "mlp"), 1)[:, 0]
             stream.add(layer.mlp(layer.post_attention_layernorm(x)))
@@ -172,24 +171,52 @@ class Decomposed:
         logits = inner.embed_tokens.as_linear(x) if tied else self.model.lm_head(x)
         return logits, mx.stack(stream.written, axis=1)
 
+    def patterns(self, embedded: mx.array) -> mx.array:
+        """What each head attends to: [n_layers, batch, n_heads, query, key].
+
+        Args:
+            embedded: [batch, seq, d_model].
+        """
+        written = self.forward(embedded)[1][0]
+        found = []
+        for i, layer in enumerate(self.model.model.layers):
+            x = written[: self.wiring.source(i, 0)].sum(axis=0)
+            readers = mx.broadcast_to(x, (1, self.wiring.readers_per_layer - 1, *x.shape))
+            bias = sum((b for b in self._biases[:i] if b is not None), mx.zeros_like(x))
+            queries, keys, _, mask = self._attention(layer, readers + bias)
+            keys = mx.repeat(keys, self.wiring.n_heads // self.wiring.n_kv_heads, axis=1)
+            scores = queries @ keys.swapaxes(2, 3) * layer.self_attn.scale
+            found.append(mx.softmax(mx.where(mask, scores, -mx.inf), axis=-1))
+        return mx.stack(found)
+
+    @property
+    def _biases(self) -> list[mx.array | None]:
+        """Of each layer's output projection: constants that are no source."""
+        return [layer.self_attn.o_proj.get("bias") for layer in self.model.model.layers]
+
     def _heads(self, layer: Any, x: mx.array) -> Iterator[mx.array]:
         """What each head writes, [n_masks, batch, seq, d_model], for what its readers see, [n_masks, readers, ...]."""
-        attn, n, kv = layer.self_attn, self.wiring.n_heads, self.wiring.n_kv_heads
         m, _, b, t, d = x.shape
+        n = self.wiring.n_heads
+        queries, keys, values, mask = self._attention(layer, x)
+        z = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=layer.self_attn.scale, mask=mask)
+        z = z.reshape(m, b, n, t, -1).swapaxes(1, 2).reshape(m, n, b * t, -1)
+        W_O = layer.self_attn.o_proj.weight.reshape(d, n, -1).transpose(1, 2, 0)
+        out = (z @ W_O).reshape(m, n, b, t, d)
+        return (out[:, h] for h in range(n))
+
+    def _attention(self, layer: Any, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        """Queries and keys, turned, and values, [n_masks * batch, heads, seq, d_head], and the mask [seq, seq]."""
+        attn, n, kv = layer.self_attn, self.wiring.n_heads, self.wiring.n_kv_heads
         x = layer.input_layernorm(x)
-        q, k, v = _by_head(attn.q_proj, n), _by_head(attn.k_proj, kv), _by_head(attn.v_proj, kv)
-        queries, keys, values = q(x[:, :n]), k(x[:, n : n + kv]), v(x[:, n + kv :])
+        queries = _by_head(attn.q_proj, n)(x[:, :n])
+        keys = _by_head(attn.k_proj, kv)(x[:, n : n + kv])
+        values = _by_head(attn.v_proj, kv)(x[:, n + kv :])
         if "q_norm" in attn:
             queries, keys = attn.q_norm(queries), attn.k_norm(keys)
         window = self.model.args.sliding_window if getattr(layer, "use_sliding", False) else None
-        mask = create_attention_mask(x[:, 0, 0], None, window_size=window)
-        z = mx.fast.scaled_dot_product_attention(
-            attn.rope(queries), attn.rope(keys), values, scale=attn.scale, mask=mask
-        )
-        z = z.reshape(m, b, n, t, -1).swapaxes(1, 2).reshape(m, n, b * t, -1)
-        W_O = attn.o_proj.weight.reshape(d, n, -1).transpose(1, 2, 0)
-        out = (z @ W_O).reshape(m, n, b, t, d)
-        return (out[:, h] for h in range(n))
+        mask = create_causal_mask(x.shape[3], window_size=window)
+        return attn.rope(queries), attn.rope(keys), values, mask
 
     def _check(self, patch: Patch, embedded: mx.array) -> None:
         expected = (self.wiring.shape[1], *embedded.shape)
@@ -273,6 +300,4 @@ def _by_head(projection: Any, n: int) -> _Heads:
     """The weights of a q, k or v projection, head by head."""
     W = projection.weight
     bias = projection.get("bias")
-    return _Heads(
-        W.reshape(n, -1, W.shape[1]).swapaxes(1, 2), None if bias is None else bias.reshape(n, 1, -1)
-    )
+    return _Heads(W.reshape(n, -1, W.shape[1]).swapaxes(1, 2), None if bias is None else bias.reshape(n, 1, -1))

@@ -7,7 +7,7 @@ positive where ablating lowers it. Cost is in forwards (F) and backwards (B) of 
 |---|---|---|
 | `eap` | Syed et al. 2023 (arXiv:2310.10348) | 1 F + 1 B |
 | `eap_ig` | Hanna et al. 2024 (arXiv:2403.17806) | steps (F + B) |
-| `ig_mask` | integrated gradients over the mask of all edges, as Marks et al. 2024 (arXiv:2403.19647) over nodes | steps (F + B) |
+| `ig_mask` | Marks et al. 2024 (arXiv:2403.19647), over all edges in place of nodes | steps (F + B) |
 | `ig_contexts` | the same along random diagonals of the cube of masks | contexts x steps (F + B) |
 | `exact` | patching of each edge alone | edges F |
 | `greedy` | Conmy et al. 2023 (ACDC, arXiv:2304.14997) | edges F |
@@ -49,12 +49,6 @@ class EdgeScores:
     def of(self, edges: Sequence[tuple[int, int]]) -> np.ndarray:
         """Scores of (reader, source) pairs, in their order."""
         return np.array([self.values[edge] for edge in edges])
-
-    def heads(self) -> list[tuple[Node, float]]:
-        """Every head with the sum of |score| of the edges that leave it, the largest first."""
-        strength = np.abs(self.values).sum(axis=0)
-        found = [(n, float(strength[i])) for i, n in enumerate(self.wiring.sources) if n.kind == "head"]
-        return sorted(found, key=lambda pair: -pair[1])
 
     def graph(self, meta: Meta | None = None, least: float = 0.0) -> CircuitGraph:
         """Heads, MLPs, embedding and logits as nodes.
@@ -114,9 +108,7 @@ def ig_mask(task: EdgeTask, steps: int = STEPS) -> EdgeScores:
     return _scores(task, task.gradients(at).mean(axis=0), f"IG over the mask, {steps} steps")
 
 
-def ig_contexts(
-    task: EdgeTask, contexts: int = CONTEXTS, steps: int = CONTEXT_STEPS, seed: int = 0
-) -> EdgeScores:
+def ig_contexts(task: EdgeTask, contexts: int = CONTEXTS, steps: int = CONTEXT_STEPS, seed: int = 0) -> EdgeScores:
     """Integrated gradients over the mask along random diagonals: edges go out while others come back.
 
     In a context each edge starts ablated with a probability p of the context's own (spread evenly over 0 to 1) and
@@ -132,15 +124,40 @@ def ig_contexts(
         seed: of the starting corners.
     """
     _at_least_one(contexts, "contexts")
-    rng = np.random.default_rng(seed)
-    middle, t = _midpoints(contexts), _midpoints(steps)[:, None, None]
-    parts = []
-    for p in middle:
+    rng, t = np.random.default_rng(seed), _midpoints(steps)[:, None, None]
+    found = []
+    for p in _midpoints(contexts):
         start = (rng.random(task.wiring.shape) < p).astype(np.float64)
-        parts.append(task.gradients(start + (1 - 2 * start) * t).mean(axis=0))
-    found = np.stack(parts)
-    values = np.sqrt((found**2).mean(axis=0)) * np.where(found.mean(axis=0) < 0, -1, 1)
-    return _scores(task, values, f"IG over {contexts} random diagonals of the mask, {steps} steps, seed {seed}")
+        found.append(task.gradients(start + (1 - 2 * start) * t).mean(axis=0))
+    return _scores(task, _pooled(found), f"IG over {contexts} random diagonals of the mask, {steps} steps, seed {seed}")
+
+
+def ig_contexts_nodes(
+    task: EdgeTask, contexts: int = CONTEXTS, steps: int = CONTEXT_STEPS, seed: int = 0
+) -> dict[Node, float]:
+    """`ig_contexts` of whole heads and MLPs: all edges that leave one share its mask; the embedding is not ablated.
+
+    Args:
+        task: what to score on.
+        contexts: diagonals.
+        steps: midpoints of each.
+        seed: of the starting corners.
+
+    Returns:
+        Every head and MLP with its score, the largest absolute value first.
+    """
+    _at_least_one(contexts, "contexts")
+    rng, t = np.random.default_rng(seed), _midpoints(steps)[:, None]
+    found = []
+    for p in _midpoints(contexts):
+        start = (rng.random(task.wiring.shape[1]) < p).astype(np.float64)
+        masks = start + (1 - 2 * start) * t
+        masks[:, 0] = 0
+        whole = np.broadcast_to(masks[:, None], (steps, *task.wiring.shape))
+        found.append(task.gradients(whole).sum(axis=1).mean(axis=0))
+    scores = _pooled(found)
+    named = [(node, float(scores[i])) for i, node in enumerate(task.wiring.sources) if i > 0]
+    return dict(sorted(named, key=lambda pair: -abs(pair[1])))
 
 
 def exact(task: EdgeTask) -> EdgeScores:
@@ -181,6 +198,13 @@ def chance(task: EdgeTask, seed: int = 0) -> EdgeScores:
     """Uniform numbers from 0 to `task.span`: the control."""
     values = np.random.default_rng(seed).random(task.wiring.shape) * task.span
     return _scores(task, values, f"chance, seed {seed}")
+
+
+def _pooled(found: Sequence[np.ndarray]) -> np.ndarray:
+    """Over contexts: the root of the mean square, with the sign of the mean."""
+    parts = np.stack(found)
+    signed: np.ndarray = np.sqrt((parts**2).mean(axis=0)) * np.where(parts.mean(axis=0) < 0, -1, 1)
+    return signed
 
 
 def _scores(task: EdgeTask, values: np.ndarray, method: str) -> EdgeScores:

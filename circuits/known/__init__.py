@@ -1,9 +1,9 @@
 """Hand-built and trained models whose circuits are known, to try circuit methods on.
 
-    model = KNOWN["backup"](vocab=9, seed=0)
-    task = prompts(model, n=16, seed=0).task("zero")
-    truth = labels(model, task)
-    auroc(ig_contexts(task).of(truth.edges), truth.pivotal)
+model = KNOWN["backup"](vocab=9, seed=0)
+task = prompts(model, n=16, seed=0).task("zero")
+truth = labels(model, task)
+auroc(ig_contexts(task).of(truth.edges), truth.pivotal)
 """
 
 from saedsl.circuits.known.build import KnownModel

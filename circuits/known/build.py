@@ -66,10 +66,18 @@ class KnownModel:
 
 
 class Builder:
-    """Collects heads and units, then `build`s. Heads get places at random; unused ones become decoys that copy tokens."""
+    """Collects heads and units, then `build`s. Places of heads are random; unused heads copy tokens, as decoys."""
 
     def __init__(
-        self, slots: Sequence[str], n_layers: int, n_heads: int, vocab: int, seed: int, *, d_head: int = 32, units: int = 4
+        self,
+        slots: Sequence[str],
+        n_layers: int,
+        n_heads: int,
+        vocab: int,
+        seed: int,
+        *,
+        d_head: int = 32,
+        units: int = 4,
     ) -> None:
         """
         Args:

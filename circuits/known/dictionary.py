@@ -29,7 +29,7 @@ def true_dictionary(known: KnownModel, site: str) -> SAE:
     component = place.component
     fits = component in ("embed", "resid_pre", "resid_mid", "resid_post", "attn", "mlp")
     if not fits or (place.layer or 0) >= known.wiring.n_layers:
-        raise SAEError(f"the true dictionary is of the residual stream and what is added to it, and {site} is not there")
+        raise SAEError(f"a true dictionary is of the residual stream and what is added to it; {site} is not there")
     n, d = known.constant + 1, len(known.rotation)
     config = DictionaryConfig(
         d, n, d, input_site=place, output_site=place, apply_b_dec_to_input=False, model_name=f"known {known.name}",
