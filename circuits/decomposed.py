@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx_lm.models.base import create_causal_mask
 
 from saedsl.circuits.node import Node
@@ -289,7 +290,8 @@ def decompose(model: Any) -> Decomposed:
     parts = Decomposed(model, Wiring(len(model.model.layers), attn.n_heads, attn.n_kv_heads))
     tokens = mx.array([[i % args.vocab_size for i in range(5)]])
     whole, sum_of_parts = model(tokens), parts.forward(parts.embed(tokens))[0][0]
-    off = (mx.abs(whole - sum_of_parts).max() / mx.maximum(mx.abs(whole).max(), 1e-6)).item()
+    largest = mx.maximum(mx.abs(whole).max(), 1e-6)
+    off = float(np.array((mx.abs(whole - sum_of_parts).max() / largest).astype(mx.float32)))
     tolerance = AGREEMENT if whole.dtype == mx.float32 else 50 * AGREEMENT
     if not off < tolerance:
         raise ModelError(f"the heads and MLPs of this {family} do not add up to its logits (off by {off:.1e})")

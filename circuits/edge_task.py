@@ -128,7 +128,7 @@ def edge_task(
         raise CircuitError(f"corrupt is {list(corrupt.shape)} and clean {list(clean.shape)}: they must be alike")
     embedded = parts.embed(clean)
     written = parts.forward(embedded)[1][0]
-    if ablation == "resample":
+    if corrupt is not None and ablation == "resample":
         other = parts.forward(parts.embed(corrupt))[1][0]
     elif ablation == "mean":
         other = mx.broadcast_to(written.mean(axis=1, keepdims=True), written.shape)

@@ -57,7 +57,7 @@ class KnownModel:
     @property
     def constant(self) -> int:
         """The coordinate that is 1 at every position."""
-        return max(s.stop for s in self.slots.values())
+        return max(int(s.stop) for s in self.slots.values())
 
     @property
     def constant_direction(self) -> mx.array:
