@@ -17,8 +17,8 @@ from saedsl.circuits.node import KINDS, Kind, Node
 from saedsl.errors import CircuitError
 
 __all__ = [
-    "EDGE_KINDS", "KINDS", "NODE_ATTRIBUTES", "CircuitGraph", "EdgeKind", "Kind", "Meta", "Node", "check", "edges",
-    "nodes",
+    "EDGE_KINDS", "KINDS", "NODE_ATTRIBUTES", "CircuitGraph", "EdgeKind", "Kind", "Meta", "Node", "check",
+    "check_meta", "edges", "nodes",
 ]  # fmt: skip
 
 EdgeKind = Literal["flow", "attribution", "coactivation"]
@@ -169,6 +169,15 @@ def check(graph: nx.DiGraph) -> None:
         _raise(
             f"{where}: no {missing[0]}; use add_typed_edge" if missing else _edge_problem(source, target, attributes)
         )
+    check_meta(graph)
+
+
+def check_meta(graph: nx.DiGraph) -> None:
+    """Raise if the `Meta` of `graph` is missing, wrong, or does not fit its nodes.
+
+    Raises:
+        CircuitError: naming the part.
+    """
     meta = graph.graph.get("meta")
     if not isinstance(meta, Meta):
         raise CircuitError('the graph says not what it was measured on: set graph.graph["meta"] to a Meta')
@@ -204,21 +213,25 @@ def _node_problem(node: Node, attributes: Mapping[str, Any]) -> str:
 
 
 def _edge_problem(source: Node, target: Node, attributes: Mapping[str, Any]) -> str:
-    where = f"edge {source} -> {target}"
+    problem = _edge_fault(source, target, attributes)
+    return f"edge {source} -> {target}: {problem}" if problem else ""
+
+
+def _edge_fault(source: Node, target: Node, attributes: Mapping[str, Any]) -> str:
     if not _finite(attributes["weight"]):
-        return f"{where}: weight is {attributes['weight']!r}, not a finite number"
+        return f"weight is {attributes['weight']!r}, not a finite number"
     if attributes["kind"] not in EDGE_KINDS:
-        return f"{where}: kind is {attributes['kind']!r}; it can be {', '.join(EDGE_KINDS)}"
+        return f"kind is {attributes['kind']!r}; it can be {', '.join(EDGE_KINDS)}"
     if source == target:
-        return f"{where}: a node has no edge to itself"
+        return "a node has no edge to itself"
     if attributes["kind"] != "coactivation":
         if source.depth >= target.depth:
-            return f"{where}: goes against the forward, which computes {target} no later than {source}"
+            return f"goes against the forward, which computes {target} no later than {source}"
         if source.position is not None and target.position is not None and source.position > target.position:
-            return f"{where}: goes back from position {source.position} to {target.position}"
+            return f"goes back from position {source.position} to {target.position}"
     for name, value in attributes.items():
         if name not in ("weight", "kind") and (problem := _extra_problem(name, value)):
-            return f"{where}: {problem}"
+            return problem
     return ""
 
 

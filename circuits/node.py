@@ -114,7 +114,7 @@ class Node:
     @property
     def depth(self) -> tuple[float, int, str, int]:
         """Place in the forward: an edge of influence goes from a smaller one to a greater one."""
-        return (*site_of(self.site).order, RANKS[self.kind])
+        return _depth(self.site, self.kind)
 
     @property
     def order(self) -> tuple[tuple[float, int, str, int], int, int, str]:
@@ -143,6 +143,11 @@ def site_of(text: str, whole: str = "") -> Site:
         return Site.parse(text)
     except ValueError as error:
         raise CircuitError(f"{whole!r} names no node: {error}" if whole else str(error)) from None
+
+
+@lru_cache(maxsize=4096)
+def _depth(site: str, kind: Kind) -> tuple[float, int, str, int]:
+    return (*site_of(site).order, RANKS[kind])
 
 
 def _kind(letter: str | None, site: Site) -> Kind | None:

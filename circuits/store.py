@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,14 +13,14 @@ from typing import Any, Final, NoReturn
 
 import networkx as nx
 
-from saedsl.circuits.graph import NODE_ATTRIBUTES, CircuitGraph, Meta, Node, check, edges, nodes
+from saedsl.circuits.graph import NODE_ATTRIBUTES, CircuitGraph, Meta, Node, check, check_meta, edges, nodes
 from saedsl.errors import CircuitError
-from saedsl.sae.replace import write_file
 
 FORMAT: Final = "saedsl-circuit"
 VERSION: Final = 1
 _PARTS: Final = ("kind", "layer", "site", "index", "position", "dictionary")
 _TUPLES: Final = ("prompts", "tokens")
+_HALVES: Final = re.compile("[\ud800-\udfff]")
 
 
 def to_json(graph: nx.DiGraph) -> str:
@@ -36,7 +39,7 @@ def to_json(graph: nx.DiGraph) -> str:
         "nodes": [node_to_dict(node, attributes) for node, attributes in nodes(graph)],
         "edges": [edge_to_dict(u, v, attributes) for u, v, attributes in edges(graph)],
     }
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return dumps(data)
 
 
 def from_json(text: str) -> CircuitGraph:
@@ -88,7 +91,7 @@ def write_text(path: Path, text: str) -> Path:
     Raises:
         CircuitError: if it cannot be written.
     """
-    return write_bytes(path, text.encode("utf-8", "surrogatepass"))
+    return write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -97,11 +100,24 @@ def write_bytes(path: Path, content: bytes) -> Path:
     Raises:
         CircuitError: if it cannot be written.
     """
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        write_file(path, content)
+        with scratch.open("xb") as file:  # of the mode that new files have: pages are there to be served
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
     except OSError as error:
         raise CircuitError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        scratch.unlink(missing_ok=True)
     return path
+
+
+def dumps(data: Any) -> str:
+    """JSON that UTF-8 can hold, in the order of `data`: halves of surrogate pairs are escaped."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1)
+    return _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
 
 
 def node_to_dict(node: Node, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,17 +163,18 @@ def build(meta: Mapping[str, Any], listed: list[dict[str, Any]], joined: list[di
         CircuitError: if it is not a circuit.
     """
     graph = CircuitGraph(meta=meta_from_dict(meta))
+    named: dict[str, Node] = {}
     for entry in listed:
-        node = Node.parse(entry["id"])
+        node = named[entry["id"]] = Node.parse(entry["id"])
         if node in graph:
             raise CircuitError(f"node {node} is there twice")
         graph.add_typed_node(node, **{k: v for k, v in entry.items() if k != "id" and k not in _PARTS})
     for entry in joined:
-        source, target = Node.parse(entry["source"]), Node.parse(entry["target"])
+        source, target = (named.get(entry[end]) or Node.parse(entry[end]) for end in ("source", "target"))
         if graph.has_edge(source, target):
             raise CircuitError(f"edge {source} -> {target} is there twice")
         graph.add_typed_edge(source, target, **{k: v for k, v in entry.items() if k not in ("source", "target")})
-    check(graph)
+    check_meta(graph)
     return graph
 
 

@@ -319,7 +319,10 @@ def test_an_empty_graph_is_a_circuit() -> None:
     [
         (lambda t: t[:-20], "c.json: not a circuit: "),
         (lambda t: "[]", 'c.json: not a circuit: no "format": "saedsl-circuit"'),
-        (lambda t: t.replace('"version": 1', '"version": 2'), "c.json: a circuit of version 2; this saedsl reads 1: update it"),
+        (
+            lambda t: t.replace('"version": 1', '"version": 2'),
+            "c.json: a circuit of version 2; this saedsl reads 1: update it",
+        ),
         (lambda t: t.replace("-0.5", "NaN", 1), "c.json: not a circuit: NaN is not a number of a circuit"),
         (lambda t: t.replace('"weight": -0.5', '"weight": 1e999'), "weight is inf, not a finite number"),
         (lambda t: t.replace('"weight"', '"wait"'), "c.json: a damaged circuit: TypeError"),
