@@ -11,7 +11,7 @@
 | dip | f(0) = f(1) = 0 with slope 2.7 at 1 | gradients show what has no effect |
 | relay | a head that copies what another copied | nothing |
 | reserve | a third path that opens when two are empty | as backup, one ablation further |
-| exclusive | one of two heads, not both, kills the answer | ablating both at the same pace cancels |
+| exclusive | one of two heads, not both, kills the answer | the ablation of both has no effect |
 """
 
 from __future__ import annotations

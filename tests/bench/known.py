@@ -206,8 +206,8 @@ only. Random: mean of {CONTROLS} seeds.
 corners and random inner points of the cube of masks, and against paths that only ablate. The held-out circuits are of
 six other kinds, and of the four kinds of development with other vocabularies, seeds, places of heads and rotations.
 
-What these circuits do not test: edges outside the wiring have no effect at all here, and norms are the identity. In a
-trained model every edge has some effect, and methods are further apart there from exact patching.
+What these circuits do not test: edges outside the wiring have no effect at all here, and norms are the identity, so the
+figures do not say how well a method tells small effects from smaller ones.
 """
 
 
