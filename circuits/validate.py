@@ -85,7 +85,7 @@ def validate(
     ready = bench(task, batch_rows)
     inside, nothing = ready.measure([nodes, []])
     tell("program", 1, 1)
-    everything = float(ready.measure([ready.universe], errors="remove").mean(dtype=np.float64))
+    everything = float(ready.measure([[]], complement=True, errors="remove all").mean(dtype=np.float64))
     nothing_removed = float(ready.measure([[]], errors="remove").mean(dtype=np.float64))
     few = bench(task.with_rows(task.rows[:minimality_rows]), batch_rows) if minimality_rows else None
     needs = (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from saedsl.demo.tasks import CAPITALS, NAMES, YEARS, Split, examples
 
-N, HELD_OUT = 64, 40
+N, HELD_OUT = 64, {"ioi": 40, "greater_than": 96}
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 Row = dict[str, str]
 
@@ -28,7 +28,7 @@ def ioi(split: Split) -> list[Row]:
 def greater_than(split: Split) -> list[Row]:
     """`The E began in 1650 and ended in 16`: four years above against four that are not; corrupt is 01."""
     rng, rows = random.Random(3), []
-    for e in examples("greater_than", 600 if split == "train" else 320, 0, split):
+    for e in examples("greater_than", 600, 0, split):
         start = YEARS.index(e.prompt.split(" and ended")[0][-2:])
         if " began in " in e.prompt and 10 <= start <= 90:
             above, below = rng.sample(range(start + 1, 100), 4), rng.sample(range(2, start + 1), 4)
@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
     for make in (ioi, greater_than, capital):
         for split in SPLITS:
             rows = make(split)
-            rows = rows if make is capital else rows[: N if split == "train" else HELD_OUT]
+            rows = rows[: N if split == "train" and make is not capital else HELD_OUT.get(make.__name__)]
             name = f"{make.__name__}{'' if split == 'train' else '.held_out'}.jsonl"
             (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
