@@ -182,7 +182,7 @@ def meta_of(task: Task, ready: Bench, effects: str, steps: int, positions: Posit
     return Meta(
         model=task.model.info.name,
         prompts=tuple(task.clean),
-        tokens=_columns(ready) if positions == "keep" else (ready.pairs.clean[0].pieces if one else None),
+        tokens=columns(task) if positions == "keep" else (ready.pairs.clean[0].pieces if one else None),
         metric=task.metric,
         ablation={"mean": f"mean by position of {len(task.reference)} texts"}.get(task.ablation, task.ablation),
         errors=task.errors,
@@ -209,9 +209,9 @@ def described(task: Task) -> dict[str, Any]:
     }
 
 
-def _columns(ready: Bench) -> tuple[str, ...]:
+def columns(task: Task) -> tuple[str, ...]:
     """Text of each position: the token where all prompts have the same, else that of the first with a mark."""
-    rows = [t.pieces for t in ready.pairs.clean]
+    rows = [t.pieces for t in task.pairs().clean]
     return tuple(p if all(r[i] == p for r in rows) else f"{p}*" for i, p in enumerate(rows[0]))
 
 
@@ -248,7 +248,7 @@ def _joined(
     joined: CircuitGraph = graph.copy()
     for node, data in flow.nodes(data=True):
         if node.kind == "logit" and node not in joined:
-            joined.add_typed_node(node, score=data["score"], label=data["label"])
+            joined.add_typed_node(node, activation=data["score"], label=data["label"])  # its value; it has no effect
     stretch = total / min(rows, total)  # flow's mean is over all prompts; only these were looked at
     for u, v, data in flow.edges(data=True):
         if u in joined and v in joined and abs(data["weight"] * stretch) >= edge_threshold:

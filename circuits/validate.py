@@ -16,7 +16,7 @@ import numpy as np
 from saedsl.circuits.ablation import Bench, bench
 from saedsl.circuits.dsl import Scores, scores_of, to_program
 from saedsl.circuits.effects import Method, node_at, node_effects
-from saedsl.circuits.find import described
+from saedsl.circuits.find import columns, described
 from saedsl.circuits.graph import CircuitGraph, Node
 from saedsl.circuits.necessity import completion, minimality, random_circuits
 from saedsl.circuits.quality import SHARES, agreement, cmd, cpr, faithfulness, faithfulness_estimate, sizes
@@ -123,7 +123,7 @@ def on(circuit: CircuitGraph, task: Task) -> CircuitGraph:
     meta = replace(
         circuit.meta, prompts=tuple(task.clean), metric=task.metric, errors=task.errors, notes=notes,
         scores=circuit.meta.scores if same else {}, model=task.model.info.name,
-        tokens=circuit.meta.tokens,
+        tokens=None if circuit.meta.tokens is None else columns(task),
     )  # fmt: skip
     return circuit.with_meta(meta)
 

@@ -242,10 +242,16 @@ def run(circuit: Path, model: str | None, as_json: bool) -> None:
 
 
 def strongest(graph: CircuitGraph, n: int) -> CircuitGraph:
-    """The `n` nodes of largest |score|, with tokens and logits; the rest of the graph is left out of sight."""
+    """The `n` nodes of largest |score|, with tokens and logits; its method says that others are left out of sight."""
+    from dataclasses import replace
+
     ends = [node for node in graph if node.kind in ("embedding", "logit")]
     inner = sorted((node for node in graph if node not in set(ends)), key=lambda v: (-abs(graph.nodes[v]["score"]), v))
-    return graph.part([*inner[:n], *ends])
+    shown = graph.part([*inner[:n], *ends])
+    if len(inner) <= n:
+        return shown
+    method = f"{graph.meta.method}; the {n} strongest of {len(inner)} nodes drawn".lstrip("; ")
+    return shown.with_meta(replace(shown.meta, method=method))
 
 
 def _circuit(path: Path) -> CircuitGraph:
