@@ -1,11 +1,12 @@
 """Where training starts: the weights of every form, from a sample of the data, in numpy for every engine.
 
-Directions are half way between random ones and those in which tokens lie, which features then find sooner. They are the
-decoder's rows, of unit length; the encoder is their transpose (arXiv:2406.04093, appendix A.1), `b_dec` is the middle of
-the data, and encoder biases put the middle of the input at a pre-activation of 0. Of a transcoder they are the encoder's
-columns; its decoder rows are where the best linear map takes them. JumpReLU's thresholds start at the standard deviation
-of a feature's pre-activation, where about a sixth of the features fire: arXiv:2407.14435 starts them near 0, but then
-billions of tokens pass before Adam, which moves their logarithm by the learning rate a step, has raised them.
+Directions are half way between random ones and those in which tokens lie, which features then find sooner. They are
+the decoder's rows, of unit length; the encoder is their transpose (arXiv:2406.04093, appendix A.1), `b_dec` is the
+middle of the data, and encoder biases put the middle of the input at a pre-activation of 0. Of a transcoder they are
+the encoder's columns; its decoder rows are where the best linear map takes them. JumpReLU's thresholds start at the
+standard deviation of a feature's pre-activation, where about a sixth of the features fire: arXiv:2407.14435 starts them
+near 0, but then billions of tokens pass before Adam, which moves their logarithm by the learning rate a step, has
+raised them.
 """
 
 from __future__ import annotations
