@@ -153,7 +153,7 @@ def replacement(f: Failure) -> Finding | None:
     if f.here == "." and f.word(f.i - 2) == "of" and f.tok.start == f.tokens[f.i - 1].end:
         path = f.text[f.tokens[f.i - 1].start : f.tokens[-1].end].split()[0]
         span = Span(f.tokens[f.i - 1].start, f.tokens[f.i - 1].start + len(path))
-        name, _, end = path.partition(".")
+        end = path.partition(".")[2]
         if re.fullmatch(r"\w+", end) and not TEXTS.fullmatch(end):
             own = f"texts of the field {end} can be one as a file of their own"
             hints = (*write(f"{word} {f.between(f.i - 3, f.i)}"), own)

@@ -36,16 +36,15 @@ def test_places_of_a_text_are_those_of_a_search_through_all_tokens() -> None:
             offsets[2], offsets[3] = offsets[3], offsets[2]
         tokens = Tokens(tuple(range(len(offsets))), tuple(text[a:b] for a, b in offsets), tuple(offsets), text, 0)
         for word in ("a", "ab", " b", "ba a"):
-            places = [i for i in range(31) if text.startswith(word, i)]
-            wanted = [[p for p, (s, e) in enumerate(offsets) if s < i + len(word) and e > i and e > s] for i in places]
-            visible = [[p for p in w if (text[slice(*offsets[p])]).strip()] or w for w in wanted]
-            found = tokens.spelled(word)
+            places = [(i, i + len(word)) for i in range(31) if text.startswith(word, i)]
             if word[0] == " " and text.startswith(word[1:]):
-                found = found[1:]  # the first word, without its space
-            assert len(found) == len(places)
-            for f, v, w in zip(found, visible, wanted, strict=True):
-                assert set(f) <= set(w)
-                assert set(f) >= {p for p in v if all(text[slice(*offsets[q])].strip() for q in w)}
+                places.insert(0, (0, len(word) - 1))  # the first word, without its space
+            wanted = []
+            for a, b in places:
+                inside = [p for p, (s, e) in enumerate(offsets) if s < b and e > a and e > s]
+                visible = [p for p in inside if text[max(a, offsets[p][0]) : min(b, offsets[p][1])].strip()]
+                wanted.append(tuple(visible or inside))
+            assert tokens.spelled(word) == tuple(w for w in wanted if w)
 
 
 def test_of_many_names_the_neighbour_in_the_alphabet_is_meant() -> None:
