@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 
-def written(name: str | Path) -> Path:
+def written(name: str | os.PathLike[str]) -> Path:
     """The path that `name` spells, `~` being the home folder where there is one."""
     return Path(os.path.expanduser(name))
 
 
-def existing(name: str | Path, base: Path) -> Path | None:
+def existing(name: str | os.PathLike[str], base: Path) -> Path | None:
     """The file or folder of that name, relative to `base`, then to here; None where there is none.
 
     A name that is too long, has a null character, or lies in a folder that may not be read leads nowhere.
