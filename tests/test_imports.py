@@ -137,6 +137,26 @@ def test_sites_and_edits_never_import_lark() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env(), timeout=60).returncode == 0
 
 
+GRAPHS = (
+    "caption", "colours", "cytoscape", "dot", "dotplaces", "draw", "export", "figure", "fonts", "graph", "labels",
+    "layout", "legend", "marks", "neuronpedia", "node", "page", "store", "svgfont", "tikz", "xmlgraph",
+)  # fmt: skip
+"""Modules of circuits that know networkx, not MLX."""
+
+
+def test_graphs_are_read_exported_and_drawn_without_mlx() -> None:
+    for name in GRAPHS:
+        for module, _ in imports(ROOT / "circuits" / f"{name}.py"):
+            assert module.split(".")[0] not in HEAVY, f"circuits/{name}.py imports {module}"
+            if module.startswith("saedsl.circuits."):
+                assert module.split(".")[2] in GRAPHS, f"circuits/{name}.py imports {module}"
+    code = (
+        "import sys; from saedsl.circuits.draw import draw; from saedsl.circuits.export import export\n"
+        "found = {'mlx', 'mlx_lm', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules); assert not found, found"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env(), timeout=60).returncode == 0
+
+
 def test_nothing_imports_the_command_line() -> None:
     for path in FILES:
         assert all(module != "saedsl.cli" for module, _ in imports(path)), path
