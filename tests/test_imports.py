@@ -70,8 +70,8 @@ LEVEL = {name: i for i, row in enumerate(LAYERS) for name in row}
 WITHOUT_MLX = {
     "grammar", "errors", "hashes", "paths", "sites", "report", "places", "unread", "selection", "read", "tokens",
     "anatomy", "locate", "registry", "included", "embedded", "callers", "chat", "html", "program", "wording",
-    "canonical", "builder", "binding", "directions", "rows", "scope", "target", "options", "sweeps", "guards", "records",
-    "terms",
+    "canonical", "builder", "binding", "directions", "rows", "scope", "target", "options", "sweeps", "guards",
+    "records", "terms",
     "changes", "runs", "check", "positions", "conflicts", "promptrow", "plan", "planjson", "patches", "measures",
     "formulas", "chains", "planner", "dsl", "explain", "analyse", "compose", "plandiff", "show",
 }  # fmt: skip
