@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import saedsl
+from saedsl import runs, scope
 from saedsl.analyse import Given, analyse
 from saedsl.grammar.nodes import Span
 from saedsl.grammar.source import Source
 from saedsl.report import MANY, Report, did_you_mean
-from saedsl.scope import MAX_COPIED
 from saedsl.tokens import Tokens
 
 PROMPT = 'prompt p = "The capital of France is"\n'
@@ -81,11 +81,12 @@ def test_own_mistakes_beside_an_included_file_are_shown_in_one_source(tmp_path: 
 # Sets ------------------------------------------------------------------------------------------------------------
 
 
-def test_sets_of_sets_of_sets_have_an_end() -> None:
-    lines = ["let a0 = {f1}", *(f"let a{i} = {{a{i - 1}, f{i}}}" for i in range(1, 700))]
-    assert said(PROMPT + "\n".join([*lines[:600], "at L0.mlp ablate a599", "run"])) == []
-    ((code, message),) = said(PROMPT + "\n".join([*lines, "at L0.mlp ablate a650", "run"]))
-    assert (code, message) == ("S505", f"sets in sets come to more than {MAX_COPIED:,} items")
+def test_sets_of_sets_of_sets_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scope, "MAX_COPIED", 2000)
+    lines = ["let a0 = {f1}", *(f"let a{i} = {{a{i - 1}, f{i}}}" for i in range(1, 70))]
+    assert said(PROMPT + "\n".join([*lines[:60], "at L0.mlp ablate a59", "run"])) == []
+    ((code, message),) = said(PROMPT + "\n".join([*lines, "at L0.mlp ablate a65", "run"]))
+    assert (code, message) == ("S505", "sets in sets come to more than 2,000 items")
 
 
 def test_a_set_means_the_same_wherever_it_is_used_and_its_mistakes_are_said_at_each_use() -> None:
@@ -125,6 +126,15 @@ def test_the_sets_of_a_sweep_are_not_mixed_up() -> None:
     assert plan is not None
     assert not report.errors
     assert [sorted(e.features for e in s.step.edits) for s in plan.steps] == [[(1,), (8, 9)], [(2,), (8, 9)]]
+
+
+def test_a_program_that_runs_too_often_is_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "MOST_STEPS", 20)
+    text = PROMPT + "at L0.mlp ablate f1\n" + "run\n" * 23
+    _, report = analyse(Source(text))
+    (mistake,) = report.errors
+    assert (mistake.code, mistake.message) == ("S511", "a program makes 20 runs at most")
+    assert mistake.source.place(mistake.span.start)[0] == 23
 
 
 # Prompts ---------------------------------------------------------------------------------------------------------
