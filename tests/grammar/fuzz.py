@@ -1,6 +1,6 @@
 """Mutated programs: no text makes a check raise, hang or lose its place, and what is read, is printed the same.
 
-`python tests/grammar/fuzz.py 200000 [SEED]` tries as many texts and stops at the first that fails, made small.
+`python tests/grammar/fuzz.py 200000 [SEED [SECONDS]]` tries as many texts and stops at the first that fails, made small.
 """
 
 from __future__ import annotations
@@ -194,5 +194,5 @@ def fuzz(n: int, seed: int, seconds: float = float("inf")) -> int:
 
 
 if __name__ == "__main__":
-    tried = fuzz(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-    print(f"{tried} texts")
+    count, seed, seconds = (*sys.argv[1:4], *("0", "inf")[len(sys.argv) - 2 :])
+    print(f"{fuzz(int(count), int(seed), float(seconds))} texts")
