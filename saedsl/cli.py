@@ -180,6 +180,8 @@ def check(a: Arguments, more: tuple[str, ...], code_to_explain: str | None) -> N
             print_diagnostics(tuple(d for d in c.diagnostics if d.severity != "note"), False)
             if not c.wrong:
                 click.echo(c.summary)
+            elif c.skipped:
+                click.echo(f"{c.source.name}: {c.unchecked}")
     if any(c.wrong for c in checked):
         sys.exit(MISTAKES)
 

@@ -23,6 +23,8 @@ from saedsl.target import Chosen, Header, Targets
 from saedsl.terms import Terms
 
 Item = Written | Metric
+MOST_STEPS: Final = 20_000
+"""Runs of a program, each value of a sweep counted."""
 HELD: Final[dict[Mode, frozenset[str]]] = {
     "iterative": frozenset(),
     "frozen": frozenset({"attn.q", "attn.k"}),
@@ -73,6 +75,8 @@ class Runs:
         self.part = _Part()
         self.steps: list[Step] = []
         self.statements = 0
+        self.refused: n.Span | None = None
+        """The first run of too many."""
         self.labels: dict[str, n.Span] = {}
         self.unused: list[n.Span] = []
         """What no run has used yet."""
@@ -127,6 +131,9 @@ class Runs:
 
     def run(self, s: n.Run | n.Generate) -> None:
         """A run of everything above: a step, or one for each combination of the values of sweeps."""
+        if len(self.steps) >= MOST_STEPS:
+            self._too_many(s)
+            return
         prompts, broken = self._prompts(s)
         label = self._label(s)
         own = self.dependence.of(s)
@@ -167,6 +174,13 @@ class Runs:
         self._idle(s, self.steps[before:])
         self.statements += 1
         self.unused.clear()
+
+    def _too_many(self, s: n.Run | n.Generate) -> None:
+        """Report that the program runs too often, at the first statement that is not read."""
+        if self.refused is None:
+            self.refused = s.span
+            hints = ["write several programs, or sweep less"]
+            self.report.error("S511", f"a program makes {MOST_STEPS:,} runs at most", s.span, hints=hints)
 
     def _idle(self, s: n.Run | n.Generate, steps: Sequence[Step]) -> None:
         """Warn of options that no step of a statement uses."""
