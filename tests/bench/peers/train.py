@@ -80,7 +80,6 @@ KEEP = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(10**12),
     "MALLOC_TOP_PAD_": str(4 * 10**8),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 """glibc's settings with which PyTorch on CPUs does not ask the kernel for every large array anew."""
 SHARE = 0.55
@@ -174,7 +173,7 @@ def compare(name: str, activation: Activation, peers: str | None, rounds: int) -
     ours: list[tuple[str | None, dict[str, Any]]] = [
         (None, {"who": who}) for who in ("fast", "portable", "matmul numpy", "matmul mlx")
     ]
-    theirs = [
+    theirs: list[tuple[str | None, dict[str, Any]]] = [
         (peers, {"who": who, "how": how}) for who in LIBRARIES[activation] for how in SHOWN[who, activation] if peers
     ]
     workers = measure([*ours, *theirs], size, activation, rounds)
