@@ -153,12 +153,12 @@ def measure(
             every = {"data": folder, "activation": activation, "k": size.k, "threads": cores()}
             workers.append(Worker(python or sys.executable, who | every, size))
             stack.callback(workers[-1].close)
-        for _ in range(rounds):
-            for worker in workers:
-                worker.turn()
         losses = [worker.losses[0] for worker in workers if worker.losses[0]]
         if max(losses) > min(losses) * 1.001:
             raise SystemExit(f"not the same step: {[(w.name, w.losses) for w in workers]}")
+        for _ in range(rounds):
+            for worker in workers:
+                worker.turn()
         return workers
 
 
