@@ -143,7 +143,7 @@ def write_data(folder: Path, size: Size, n_batches: int = 8) -> None:
 
 
 def measure(
-    asked: Sequence[tuple[str, dict[str, Any]]], size: Size, activation: Activation, rounds: int
+    asked: Sequence[tuple[str | None, dict[str, Any]]], size: Size, activation: Activation, rounds: int
 ) -> list[Worker]:
     """Every worker, after `rounds` rounds in which they took turns."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
