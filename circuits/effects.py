@@ -7,7 +7,7 @@ with attention weights computed anew (`qk`), the last two together (`atp*`). `ex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -21,8 +21,8 @@ from saedsl.circuits.metric import LanguageMetric, Metric, metric_of
 from saedsl.circuits.pairs import Prompts, pairs_of
 from saedsl.circuits.patching import sweep
 from saedsl.circuits.patterns import pattern_corrections
-from saedsl.circuits.setup import Setup, check_slope, finite, prepare
-from saedsl.circuits.splice import Place, SAEs, placed
+from saedsl.circuits.prepared import Setup, check_slope, finite, prepare
+from saedsl.circuits.splice import Place, SAEs, firing, host, placed
 from saedsl.errors import CircuitError
 from saedsl.sites import Site
 
@@ -170,7 +170,7 @@ def node_effects(
         steps: `ig`: points along the path.
         batch_rows: rows of a forward at most, where a method has many; bounds memory.
         results: `exact`: a file that keeps what has been measured; a sweep that was stopped goes on from it.
-        progress: `exact`: called with (nodes done, nodes).
+        progress: `exact`: called with (nodes done, nodes), of those that patching moves.
 
     Raises:
         CircuitError: if prompts, dictionaries and metric do not fit together, the metric is constant, or something is
@@ -205,8 +205,8 @@ def effects_of(
             gradient = held_gradients(setup)
     if method not in ("ig", "exact") and isinstance(setup.metric, LanguageMetric) and setup.metric.divergence:
         raise CircuitError(
-            f"the metric {setup.metric.text} is smallest at the clean run: a divergence from the clean run has no slope "
-            'there; use method="ig" or "exact"'
+            f"the metric {setup.metric.text} is smallest at the clean run: a divergence from the clean run has no "
+            'slope there; use method="ig" or "exact"'
         )
     if method != "exact":
         check_slope(setup, gradient)
@@ -220,8 +220,9 @@ def effects_of(
         fixes = [pattern_corrections(setup, *_where(s), batch_rows) for s in found]
         effects = [[e + fix for e in several] for several, fix in zip(effects, fixes, strict=True)]
     if method == "exact":
-        nodes = [_where(s) for s in found]
-        effects = [[e] for e in sweep(setup, nodes, [s.feature for s in found], batch_rows, results, progress)]
+        effects = [[e] for e in _patched(setup, found, batch_rows, results, progress)]
+    if not any(e.any() for several in effects for e in several):
+        raise CircuitError(f"the metric {setup.metric.text} is constant: no node has any effect on it")
     done = []
     for s, several in zip(found, effects, strict=True):
         stacked = np.stack(several)
@@ -255,11 +256,10 @@ def _nodes(setup: Setup, place: Place) -> SiteEffects:
     """Every node of a place, its effect still 0."""
     site = place.write
     clean, patch = setup.clean[site], setup.patch[site]
-    other = np.zeros_like(clean.f) if patch is None else patch.f
-    b, t, j = np.nonzero((clean.f != 0) | (other != 0))
-    a, a_patch = clean.f[b, t, j], other[b, t, j]
-    W_dec = np.array(place.sae.W_dec)
-    features = ((a_patch - a) * clean.scale[b, t, 0])[:, None] * W_dec[j]
+    at, j = firing(clean.f if patch is None else (clean.f != 0) | (patch.f != 0))
+    b, t = at // clean.f.shape[1], at % clean.f.shape[1]
+    a, a_patch = clean.f[b, t, j], np.zeros(len(j), np.float32) if patch is None else patch.f[b, t, j]
+    features = ((a_patch - a) * clean.scale[b, t, 0])[:, None] * host(place.sae.W_dec)[j]
     moved = (np.zeros_like(clean.error) if patch is None else patch.error) - clean.error
     eb, et = np.nonzero(moved.any(axis=-1))
     patch_error = 0 * clean.error if patch is None else patch.error
@@ -273,6 +273,23 @@ def _nodes(setup: Setup, place: Place) -> SiteEffects:
         np.zeros(len(b) + len(eb)),
         np.concatenate([features, moved[eb, et]]),
     )
+
+
+def _patched(
+    setup: Setup,
+    found: Sequence[SiteEffects],
+    batch_rows: int,
+    results: str | Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[np.ndarray]:
+    """Exact effects; nodes that patching does not move have none, and are not run."""
+    moving = [np.flatnonzero(s.delta.any(axis=1)) for s in found]
+    nodes = [(s.place.write, s.prompt[k], s.position[k], s.delta[k]) for s, k in zip(found, moving, strict=True)]
+    features = [s.feature[k] for s, k in zip(found, moving, strict=True)]
+    effects = [np.zeros(len(s.effect)) for s in found]
+    for e, k, values in zip(effects, moving, sweep(setup, nodes, features, batch_rows, results, progress), strict=True):
+        e[k] = values
+    return effects
 
 
 def _first_order(s: SiteEffects, gradient: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from saedsl.circuits.frozen import Frozen, direct_gradients
-from saedsl.circuits.setup import Setup
+from saedsl.circuits.prepared import Setup
 from saedsl.circuits.splice import Place
 from saedsl.sae.dictionary import SAE
 from saedsl.sites import Site
@@ -136,8 +136,8 @@ def feature_targets(
 def error_targets(place: Place, x: mx.array, prompt: np.ndarray, position: np.ndarray, gradient: np.ndarray) -> Targets:
     """Errors, each times the gradient at its site [n, d_out], as targets: all that features do not carry.
 
-    That is `g . (y - s f W_dec)`: the error itself, with a normalising dictionary also the mean and spread of the token,
-    with a transcoder also its skip. So a site's targets together carry all that goes through it.
+    That is `g . (y - s f W_dec)`: the error itself, with a normalising dictionary also the mean and spread of the
+    token, with a transcoder also its skip. So a site's targets together carry all that goes through it.
     """
 
     def wanted(rows: mx.array, some: slice) -> mx.array:

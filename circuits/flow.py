@@ -26,8 +26,8 @@ from saedsl.circuits.frozen import Frozen, direct_gradients, freeze
 from saedsl.circuits.graph import CircuitGraph, Node
 from saedsl.circuits.metric import Metric
 from saedsl.circuits.pairs import Prompts
-from saedsl.circuits.setup import finite
-from saedsl.circuits.splice import SAEs
+from saedsl.circuits.prepared import finite
+from saedsl.circuits.splice import SAEs, host
 from saedsl.errors import CircuitError
 from saedsl.sites import Site
 
@@ -167,8 +167,7 @@ def _targets(effects: NodeEffects, part: _Part) -> list[tuple[Targets, list[Node
     found = []
     if fires:
         b, t, j = (a[part.index[fires]] for a in (s.prompt, s.position, s.feature))
-        W_dec = np.array(place.sae.W_dec)
-        g = np.einsum("nd,nd->n", gradient[b, t], W_dec[j]) * setup.clean[place.write].scale[b, t, 0]
+        g = np.einsum("nd,nd->n", gradient[b, t], host(place.sae.W_dec)[j]) * setup.clean[place.write].scale[b, t, 0]
         found.append((feature_targets(place, x, b, t, j, g), [part.names[i] for i in fires]))
     if errors:
         b, t = (a[part.index[errors]] for a in (s.prompt, s.position))

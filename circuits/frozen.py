@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from saedsl.attention import unflatten
-from saedsl.circuits.setup import Setup
+from saedsl.circuits.prepared import Setup
 from saedsl.errors import CircuitError
 from saedsl.holds import Hold, linear_norms, norm_paths
 from saedsl.sites import Site

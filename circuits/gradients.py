@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from saedsl.anatomy import ModelInfo
-from saedsl.circuits.setup import Setup, added, as_numpy, run_from
+from saedsl.circuits.prepared import Setup, added, as_numpy, run_from
 from saedsl.circuits.splice import moved
 from saedsl.errors import CircuitError
 from saedsl.holds import Hold, linear_norms

@@ -25,8 +25,8 @@ from saedsl.circuits.graph import CircuitGraph, Meta, Node
 from saedsl.circuits.influence import Scores, prune, scores
 from saedsl.circuits.metric import Custom
 from saedsl.circuits.pairs import Prompts, pairs_of
-from saedsl.circuits.setup import Setup, constant, finite, prepare
-from saedsl.circuits.splice import Place, SAEs, allowed_at, placed
+from saedsl.circuits.prepared import Setup, constant, finite, prepare
+from saedsl.circuits.splice import Place, SAEs, host, placed
 from saedsl.errors import CircuitError
 from saedsl.sites import Site
 from saedsl.trace import Hooks
@@ -264,7 +264,7 @@ def _mlps(setup: Setup, max_features: int | None) -> list[_MLP]:
     for layer, place in by_layer.items():
         f = setup.clean[place.write].f[0]
         t, j = np.nonzero(f)
-        taken[layer or 0] = (t, j, f[t, j] * np.linalg.norm(np.array(place.sae.W_dec), axis=-1)[j])
+        taken[layer or 0] = (t, j, f[t, j] * np.linalg.norm(host(place.sae.W_dec), axis=-1)[j])
     lengths = np.concatenate([size for _, _, size in taken.values()])
     least = -np.inf if max_features is None or len(lengths) <= max_features else np.sort(lengths)[-max_features]
     found = []
@@ -279,9 +279,9 @@ def _mlps(setup: Setup, max_features: int | None) -> list[_MLP]:
         t, j, size = taken[layer]
         t, j = t[size >= least], j[size >= least]
         a = setup.clean[place.write].f[0][t, j]
-        direction = a[:, None] * np.array(place.sae.W_dec)[j]
+        direction = a[:, None] * host(place.sae.W_dec)[j]
         y = np.array(setup.at[place.write][0].astype(mx.float32))
-        allowed = allowed_at(place, setup.pairs)[0][:, None]
+        allowed = setup.pairs.allowed(place.sae.config.trained_on_bos)[0][:, None]
         fixed = allowed * np.array(place.sae.b_dec)
         x = np.array(setup.at[place.read][0].astype(mx.float32))
         skip = 0.0 if place.sae.W_skip is None else x @ np.array(place.sae.W_skip).T

@@ -43,6 +43,16 @@ class Pairs:
         """[batch, seq]"""
         return None if self.corrupt is None else mx.array([t.ids for t in self.corrupt])
 
+    @property
+    def first(self) -> int:
+        """The first position at which a clean and its corrupt prompt differ; before it both are the same run."""
+        differ = [[x != y for x, y in zip(a.ids, b.ids, strict=True)] for a, b in self._both]
+        return min((row.index(True) for row in differ if any(row)), default=0)
+
+    @property
+    def _both(self) -> list[tuple[Tokens, Tokens]]:
+        return list(zip(self.clean, self.corrupt or (), strict=self.corrupt is not None))
+
     def allowed(self, trained_on_bos: bool) -> np.ndarray:
         """[batch, seq] bool: where a dictionary has nodes: not on BOS unless it was trained so, as in the language.
 

@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from saedsl.circuits.metric import Custom
-from saedsl.circuits.setup import Setup, as_numpy, finite, run_from
+from saedsl.circuits.prepared import Setup, as_numpy, finite, run_from
 from saedsl.errors import CircuitError
 from saedsl.sites import Site
 

@@ -13,7 +13,7 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
-from saedsl.circuits.setup import Setup, added, constant
+from saedsl.circuits.prepared import Setup, added, constant
 from saedsl.sites import Site
 from saedsl.trace import Hooks
 

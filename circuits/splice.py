@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
@@ -20,9 +19,6 @@ from saedsl.anatomy import ModelInfo
 from saedsl.errors import CircuitError
 from saedsl.sae.dictionary import SAE
 from saedsl.sites import Site
-
-if TYPE_CHECKING:
-    from saedsl.circuits.pairs import Pairs
 
 SAEs = Mapping[str, SAE] | Sequence[SAE]
 """Dictionaries, by the text of the site that each writes where they do not say it themselves."""
@@ -78,28 +74,57 @@ def placed(info: ModelInfo, saes: SAEs) -> tuple[Place, ...]:
     return tuple(sorted(found, key=lambda p: p.write))
 
 
-def sides(place: Place, x: mx.array, y: mx.array, allowed: np.ndarray) -> tuple[mx.array, mx.array, mx.array]:
-    """Features, error and scale of a run, not evaluated.
+def encoded(place: Place, x: mx.array, y: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """(features, what the site is without them, what they are stretched by) of a run, not evaluated.
 
     Args:
         place: the dictionary.
         x: [batch, seq, d_in] at `place.read`.
         y: [batch, seq, d_out] at `place.write`; `x` for an SAE.
+    """
+    sae = place.sae
+    nothing = sae.decode(mx.zeros((1, 1, sae.config.d_sae)), x)  # the decoder's bias, the token's mean, the skip
+    return sae.encode(x), y.astype(mx.float32) - nothing, mx.broadcast_to(sae.scale(x), (*x.shape[:2], 1))
+
+
+def side(place: Place, f: np.ndarray, rest: np.ndarray, scale: np.ndarray, allowed: np.ndarray) -> Side:
+    """A run at one place, from `encoded`.
+
+    Args:
+        place: the dictionary.
+        f: [batch, seq, d_sae]
+        rest: [batch, seq, d_out]
+        scale: [batch, seq, 1]
         allowed: [batch, seq] where it has nodes.
     """
-    sae, keep = place.sae, mx.array(allowed)[..., None]
-    f = sae.encode(x)
-    error = y.astype(mx.float32) - sae.decode(f, x)
-    scale = mx.broadcast_to(sae.scale(x), (*f.shape[:2], 1))
-    return f * keep, error * keep, scale
+    keep = allowed[..., None]
+    f = f if allowed.all() else np.where(keep, f, 0)
+    error = rest.reshape(-1, rest.shape[-1]).copy()
+    at, feature = firing(f)
+    if len(at):  # few features fire: their rows are added up, in place of a product with the whole decoder
+        values = f.reshape(-1, f.shape[-1])[at, feature] * scale.reshape(-1)[at]
+        rows = values[:, None] * host(place.sae.W_dec)[feature]
+        starts = np.flatnonzero(np.diff(at, prepend=-1))
+        error[at[starts]] -= np.add.reduceat(rows, starts, axis=0)
+    return Side(f, np.where(keep, error.reshape(rest.shape), 0), scale)
+
+
+def firing(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(token, feature) of every feature that is not 0, tokens counted over the batch."""
+    flat = np.flatnonzero(f)
+    return flat // f.shape[-1], flat % f.shape[-1]
+
+
+def host(x: mx.array) -> np.ndarray:
+    """A view of a float32 array for numpy; no copy on a CPU."""
+    return np.asarray(x)
 
 
 def moved(place: Place, clean: Side, patch: Side | None) -> np.ndarray:
     """[batch, seq, d_out] by which the site moves when all nodes there are patched at once; to 0 without a patch."""
     f = -clean.f if patch is None else patch.f - clean.f
     error = -clean.error if patch is None else patch.error - clean.error
-    W_dec = np.array(place.sae.W_dec)
-    moved: np.ndarray = (f @ W_dec) * clean.scale + error
+    moved: np.ndarray = (f @ host(place.sae.W_dec)) * clean.scale + error
     return moved
 
 
@@ -153,8 +178,3 @@ def _same_model(name: str, info: ModelInfo) -> bool:
     """Whether a recorded model name means this model: the last part of a path or of a hub id is what people keep."""
     here = {info.name.rstrip("/").rsplit("/", 1)[-1], info.path.name if info.path else info.name}
     return name.rstrip("/").rsplit("/", 1)[-1] in here
-
-
-def allowed_at(place: Place, pairs: Pairs) -> np.ndarray:
-    """[batch, seq] bool: where this dictionary has nodes; see `Pairs.allowed`."""
-    return pairs.allowed(place.sae.config.trained_on_bos)

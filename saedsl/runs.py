@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -19,7 +19,7 @@ from saedsl.records import Records
 from saedsl.report import Report
 from saedsl.scope import Scope
 from saedsl.sweeps import Dependence, Point, Sweep, points, sweep_values, value_text
-from saedsl.target import Header, Targets
+from saedsl.target import Chosen, Header, Targets
 from saedsl.terms import Terms
 
 Item = Written | Metric
@@ -69,6 +69,7 @@ class Runs:
         spots = tuple((site, ()) for site in sorted(bindings.by_site))
         self.everywhere = Header(spots, complete=None not in bindings.unsure)
         self.sizes = {d.name: d.info.d_sae for d in bindings.dictionaries.values()}
+        self.sets: dict[Hashable, tuple[n.FeatureSet, list[Chosen]]] = {}
         self.part = _Part()
         self.steps: list[Step] = []
         self.statements = 0
@@ -137,6 +138,7 @@ class Runs:
         named = bool(s.prompts) if isinstance(s, n.Run) else s.prompt is not None
         kept: list[Item] = [i for a in items if not a.uses for i in self._items(a, {})]
         edits = canonical((i for i in kept if isinstance(i, Intervention)), self.sizes)
+        before = len(self.steps)
         for point in points(self.part.sweeps, used, self.report):
             found = [i for a in items for i in self._items(a, point)]
             moving = [i for a in items if a.uses for i in self._items(a, point)]
@@ -162,7 +164,7 @@ class Runs:
             )
             self._held(step)
             self.steps.append(step)
-        self._idle(s, [step for step in self.steps if step.statement == self.statements])
+        self._idle(s, self.steps[before:])
         self.statements += 1
         self.unused.clear()
 
@@ -226,7 +228,7 @@ class Runs:
 
     def _worked_out(self, a: _Above, point: Point) -> list[Item]:
         scope = self.scope.within(a.here, point)
-        targets = Targets(scope, self.bindings, self.model)
+        targets = Targets(scope, self.bindings, self.model, self.sets)
         match a.statement:
             case n.At() as s:
                 return [*Changes(scope, targets, self.report).statement(s)]

@@ -81,7 +81,7 @@ class Terms:
                 return Term(function, text=value)
             case "logit" | "prob" | "logprob", n.Field():
                 self.scope.field(argument)
-                return Term(function, row_field=argument.name)
+                return Term(function, row_field=argument.name, row_of=argument.of)
             case "kl" | "ce", None:
                 return Term(function)
             case "act", n.Features() | n.Name():

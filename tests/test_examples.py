@@ -35,6 +35,7 @@ def test_an_example_program_is_formatted(path: Path) -> None:
     [
         ("trace.py", [], "positions that changed at L2.mlp: [5]"),
         ("train_demo_saes.py", ["--quick"], "written to"),
+        ("train_variants.py", [], "written to"),
     ],
 )
 def test_an_example_script_runs(script: str, arguments: list[str], says: str, tmp_path: Path) -> None:

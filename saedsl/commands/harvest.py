@@ -54,8 +54,10 @@ def command(
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from saedsl.model import InterpretableModel
+    from saedsl.training.parallel import join
     from saedsl.training.shards import harvest_to_disk
 
+    parallel = join()
     lm = InterpretableModel.load(model)
     columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} tokens"), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -75,9 +77,12 @@ def command(
                 split=split,
                 max_tokens=tokens,
                 progress=lambda n: bar.update(task, completed=n),
+                parallel=parallel,
             )
         except ValueError as e:  # not a site
             fail("usage", str(e), USAGE, as_json)
+    if parallel is not None and parallel.rank:
+        return
     size = sum(f.stat().st_size for f in out.glob("*.safetensors"))
     if as_json:
         about = {"folder": str(out), "tokens": found.tokens, "bytes": size, "widths": dict(found.widths)}

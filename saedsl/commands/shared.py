@@ -56,7 +56,7 @@ def fail(kind: str, message: str, code: int, as_json: bool) -> NoReturn:
     if as_json:
         click.echo(json.dumps({"error": {"kind": kind, "message": message}}))
     else:
-        click.echo(f"error: {message}", err=True)
+        click.echo(f"{'interrupted' if kind == 'interrupted' else 'error'}: {message}", err=True)
     sys.exit(code)
 
 

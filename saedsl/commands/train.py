@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,12 @@ if TYPE_CHECKING:
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of a training that was interrupted.")
 @click.option("--dry-run", is_flag=True, help="Train nothing; say how large everything is.")
+@click.option(
+    "--hosts", metavar="A,B", help="Train on several machines, or several times 127.0.0.1; or mlx.launch's hosts.json."
+)
 @click.option("--json", "as_json", is_flag=True, help="For machines: JSON on standard output.")
 @plain
-def command(config: Path, resume: bool, dry_run: bool, as_json: bool) -> None:
+def command(config: Path, resume: bool, dry_run: bool, hosts: str | None, as_json: bool) -> None:
     """Train sparse dictionaries on a model's activations, as the file CONFIG says.
 
     \b
@@ -43,7 +45,7 @@ def command(config: Path, resume: bool, dry_run: bool, as_json: bool) -> None:
     saedsl train config.toml --dry-run
     saedsl train config.toml
     saedsl train config.toml --resume                           after Ctrl-C, or a machine that went down
-    mlx.launch --hosts a.local,b.local -- saedsl train config.toml   several machines, each with a part of every batch
+    saedsl train config.toml --hosts a.local,b.local            several machines, each with a part of every batch
     """
     from saedsl.training.toml import read_training_file
 
@@ -54,10 +56,19 @@ def command(config: Path, resume: bool, dry_run: bool, as_json: bool) -> None:
         new_figure(1, 1)  # matplotlib is missing now or after the work
         if Path(file.output.figure).suffix.lower().lstrip(".") not in FIXED:
             fail("usage", f"{file.output.figure}: a figure is .pdf, .svg or .png", USAGE, as_json)
+    if hosts is not None and not dry_run:
+        from saedsl.commands.hosts import on_hosts
+
+        _say(on_hosts(hosts, ["train", str(config.absolute()), *(["--resume"] if resume else [])], as_json), as_json)
+        return
     from saedsl.model import InterpretableModel
-    from saedsl.training.parallel import join
+    from saedsl.training.parallel import join, launched
     from saedsl.training.stopping import Interrupted
 
+    if launched():
+        from saedsl.commands.hosts import hear_interrupts
+
+        hear_interrupts()
     parallel = join()
     model = InterpretableModel.load(file.model.name, file.folder)
     try:
@@ -68,8 +79,7 @@ def command(config: Path, resume: bool, dry_run: bool, as_json: bool) -> None:
     except ValueError as e:  # not a site
         fail("usage", str(e), USAGE, as_json)
     except Interrupted as e:
-        click.echo(f"interrupted: {str(e).replace('start it again in the same way', 'add --resume')}", err=True)
-        sys.exit(130)
+        fail("interrupted", str(e).replace("start it again in the same way", "add --resume"), 130, as_json)
     if parallel is None or parallel.rank == 0:
         _say(reports, as_json)
 

@@ -42,7 +42,7 @@ Activations = mx.array | Mapping[Site, mx.array] | Mapping[str, mx.array]
 """[..., d_in]; of several sites also site -> [..., width]."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SAE:
     """A sparse dictionary with its weights, float32 in memory whatever the file holds. Nothing changes it."""
 
@@ -85,6 +85,16 @@ class SAE:
                 f"W_dec: a feature of the cross-layer transcoder's layer {layer} writes a layer before it; "
                 "those entries must be 0"
             )
+
+    def __repr__(self) -> str:
+        c = self.config
+        ends = [
+            ", ".join(map(str, c.input_sites or (c.input_site,))),
+            ", ".join(map(str, c.output_sites or (c.output_site,))),
+        ]
+        where = "" if ends[0] == "None" else f", {' -> '.join(dict.fromkeys(ends))}"
+        kept = "" if c.k is None else f", k={c.k}"
+        return f"SAE({c.activation} {c.kind}, {c.d_in} -> {c.d_sae} features -> {c.d_out}{kept}{where})"
 
     def encode(self, x: Activations) -> mx.array:
         """Feature activations of `x`; those of a token depend on no other token.

@@ -50,8 +50,9 @@ def adam(w: Weights, g: Weights, m: Moments, settings: Settings) -> tuple[Weight
     a, b = settings.betas
     first = {name: a * m.first[name] + (1 - a) * g[name] for name in w}
     second = {name: b * m.second[name] + (1 - b) * mx.square(g[name]) for name in w}
-    step, unbias = settings.rate / (1 - a**settings.step), 1 - b**settings.step
-    new = {name: w[name] - step * first[name] / (mx.sqrt(second[name] / unbias) + EPSILON) for name in w}
+    step = {name: settings.rate_of(name) / (1 - a**settings.step) for name in w}
+    unbias = 1 - b**settings.step
+    new = {name: w[name] - step[name] * first[name] / (mx.sqrt(second[name] / unbias) + EPSILON) for name in w}
     return new, Moments(first, second)
 
 

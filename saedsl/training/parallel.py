@@ -6,12 +6,14 @@ mlx.launch -n 2 --backend ring -- saedsl train config.toml
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 import mlx.core as mx
 import numpy as np
 
 from saedsl.errors import TrainingError
+from saedsl.training.watch import PATIENCE, Watch, open_sockets
 
 Split = Literal["data", "latents"]
 
@@ -19,7 +21,16 @@ Split = Literal["data", "latents"]
 class Processes:
     """All processes of one `mlx.launch`; the `Parallel` of `saedsl.training.engine`."""
 
-    def __init__(self, split: Split, group: mx.distributed.Group) -> None:
+    def __init__(
+        self, split: Split, group: mx.distributed.Group, connections: Sequence[int] = (), patience: float = PATIENCE
+    ) -> None:
+        """
+        Args:
+            split: what each process has a part of.
+            group: MLX's.
+            connections: the numbers of the sockets to others, which are watched while this process waits.
+            patience: seconds that it waits at most.
+        """
         self.split: Split = split
         """data: each has its part of every batch; latents: each has its part of the features."""
         self.rank: int = group.rank()
@@ -27,6 +38,12 @@ class Processes:
         self.size: int = group.size()
         """How many there are."""
         self._group = group
+        self._watch = Watch(
+            connections,
+            f"process {self.rank} of {self.size}",
+            "the last checkpoint is whole: start all of them again to go on from it",
+            patience,
+        )
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The element-wise sum over processes, in the type of `values`; the same bits in all of them.
@@ -68,12 +85,11 @@ class Processes:
 
     def _wait(self, value: mx.array) -> np.ndarray:
         try:
+            with self._watch.waiting():
+                mx.eval(value)  # numpy would swallow its error and ask again, which never returns
             return np.array(value)
         except RuntimeError as error:
-            raise TrainingError(
-                f"process {self.rank} of {self.size} lost another one ({error}); "
-                "the last checkpoint is whole: start all of them again to go on from it"
-            ) from None
+            raise TrainingError(self._watch.lost(str(error))) from None
 
 
 def launched() -> bool:
@@ -81,16 +97,26 @@ def launched() -> bool:
     return "MLX_RANK" in os.environ
 
 
-def join(split: Split = "data") -> Processes | None:
+def join(split: Split = "data", patience: float = PATIENCE) -> Processes | None:
     """The processes that `mlx.launch` started, once they are connected; None if there is only this one.
+
+    When a process is gone, the others end within seconds: by a TrainingError, or, where MLX never returns from its
+    wait, by exit code 1 after the same message on stderr. They also end after a wait of `patience` seconds.
+
+    Args:
+        split: what each process has a part of: of every batch, or of the features.
+        patience: seconds; more than the longest time that one of them works alone, as at writing a checkpoint.
 
     Raises:
         TrainingError: if they cannot reach one another.
     """
     if not launched():
         return None
+    before = open_sockets()
     try:
         group = mx.distributed.init(strict=True)
     except RuntimeError as error:
         raise TrainingError(f"the processes cannot reach one another ({error}); see `mlx.launch --verbose`") from None
-    return Processes(split, group) if group.size() > 1 else None
+    if group.size() == 1:
+        return None
+    return Processes(split, group, sorted(open_sockets() - before), patience)

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Event
@@ -21,6 +21,7 @@ from saedsl.sae.tensorfile import file_sha256
 from saedsl.sites import Site
 from saedsl.training.arrays import finite, not_finite
 from saedsl.training.manifest import DOCUMENT, NAME, DType, Manifest, Shard, mapped
+from saedsl.training.parallel import Processes
 from saedsl.training.source import Batch, Cursor
 from saedsl.training.split import check_share, held_out
 from saedsl.training.stream import FIRST, StreamSource
@@ -49,8 +50,11 @@ def harvest_to_disk(
     split: str | None = None,
     max_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
+    parallel: Processes | None = None,
 ) -> ShardSource:
     """Harvest activations into a folder; one that was interrupted goes on behind its last whole shard.
+
+    Several processes make a shard each at a time, of the same bytes as one process would.
 
     Args:
         model, dataset, sites, context, packed, field, separator, split, max_tokens: as of `StreamSource`.
@@ -58,13 +62,14 @@ def harvest_to_disk(
         dtype: how activations are kept; float16 halves the folder, and has no numbers above 65504.
         shard_tokens: tokens of a file, about; one shard is in memory at a time.
         progress: called with the number of tokens so far.
+        parallel: the processes that harvest together, all of which see the folder; the first one writes the manifest.
 
     Returns:
         The activations, to train on.
 
     Raises:
         TrainingError: if the folder holds something else, the disk is full, the texts have no tokens, or activations do
-            not fit into float16; what was harvested before stays.
+            not fit into float16, or a process is gone; what was harvested before stays.
     """
     if dtype not in ("float16", "float32"):
         raise TrainingError(f"dtype is {dtype!r}; activations are kept as float16 or float32")
@@ -82,19 +87,18 @@ def harvest_to_disk(
     )
     home = Path(folder)
     manifest = _begun(home, Manifest(model.info.name, stream.parts, dict(stream.widths), dtype, (), FIRST))
-    stop = Event()
+    if parallel is not None:
+        parallel.agree(json.dumps(asdict(manifest), sort_keys=True), f"the harvest in {home}")
     while manifest.next is not None:
-        window = stream.window(manifest.next, stop)
-        following = window.next if window.next["pass"] == 0 else None
-        if len(window):
-            manifest = manifest.with_shard(_written(home, len(manifest.shards), window, dtype), following)
-        elif not manifest.shards:
+        manifest = _round(stream, home, manifest, parallel)
+        if not manifest.shards:
             raise TrainingError("these texts have no tokens but BOS and padding: there is nothing to harvest")
-        else:
-            manifest = Manifest(**{**vars(manifest), "next": None})
-        _kept(home, manifest)
+        if parallel is None or parallel.rank == 0:
+            _kept(home, manifest)
         if progress is not None:
             progress(manifest.tokens)
+    if parallel is not None:
+        parallel.agree("", "the end")  # the manifest is there
     return ShardSource(home)
 
 
@@ -119,12 +123,37 @@ def _begun(home: Path, new: Manifest) -> Manifest:
     return old
 
 
+def _round(stream: StreamSource, home: Path, manifest: Manifest, parallel: Processes | None) -> Manifest:
+    """The manifest after the next shards, one of each process."""
+    stop = Event()
+    rank, size = (0, 1) if parallel is None else (parallel.rank, parallel.size)
+    place, shards = manifest.next, list[tuple[int, tuple[int, int]]]()
+    sha = ""
+    while place is not None and len(shards) < size:
+        span = stream.span(place, stop)
+        place = span.next if span.next["pass"] == 0 else None
+        n = len(span.documents)
+        if n:
+            if len(shards) == rank:
+                whole = len(manifest.shards)
+                sha = _written(home / _file(whole + rank), stream.harvested(span, stop), manifest.dtype, whole)
+            shards.append((n, (int(span.documents[0]), int(span.documents[-1]))))
+    hashes = [sha]
+    if parallel is not None:
+        mine = np.frombuffer(sha.encode().ljust(64), np.uint8)
+        hashes = [bytes(h).decode() for h in parallel.gather(mine)]
+    for (tokens, documents), found in zip(shards, hashes, strict=False):
+        shard = Shard(_file(len(manifest.shards)), tokens, found, documents)
+        manifest = manifest.with_shard(shard, manifest.next)
+    return replace(manifest, next=place)
+
+
 def _file(number: int) -> str:
     return f"activations-{number:05d}.safetensors"
 
 
-def _written(home: Path, number: int, window: Window, dtype: DType) -> Shard:
-    """A window as a file, which appears under its name only when it is whole."""
+def _written(path: Path, window: Window, dtype: DType, whole: int) -> str:
+    """Keep a window as a file, which appears under its name only when it is whole; its SHA-256."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -133,21 +162,19 @@ def _written(home: Path, number: int, window: Window, dtype: DType) -> Shard:
         if dtype == "float16" and (high := float(np.abs(x).max())) > _HALF:
             raise TrainingError(f"activations at {name} reach {high:.6g}, float16 ends at 65504: harvest as float32")
         tensors[name] = x.astype(dtype)
-    path = home / _file(number)
     part = path.with_name(f"{path.name}.part")
     try:
         save_file(tensors, part)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
-        sha = file_sha256(path)
+        return file_sha256(path)
     except (OSError, SafetensorError) as e:
         with suppress(OSError):
             part.unlink()
         raise TrainingError(
-            f"{path}: cannot be written ({e}); the {number} shards before it are whole: make room and harvest again"
+            f"{path}: cannot be written ({e}); the {whole} shards before it are whole: make room and harvest again"
         ) from None
-    return Shard(path.name, len(window), sha, (int(window.documents[0]), int(window.documents[-1])))
 
 
 def _kept(home: Path, manifest: Manifest) -> None:

@@ -43,6 +43,20 @@ class Held:
         return bool(held_out(np.array([document]), self.share, self.seed)[0]) == (self.side == "held")
 
 
+@dataclass(frozen=True)
+class Span:
+    """A window that the model has not read yet."""
+
+    rows: tuple[Row, ...]
+    """Its rows, the last one perhaps longer than it."""
+    documents: np.ndarray
+    """[tokens] int64: which document each token is of."""
+    place: Place
+    """Where it is."""
+    next: Place
+    """Where the one behind it is."""
+
+
 class StreamSource:
     """Activations at any sites of a model over texts; BOS, separators and padding are left out.
 
@@ -180,30 +194,46 @@ class StreamSource:
             TrainingError: if the data set is damaged there, or the model gives NaN or infinity.
             Stopped: if `stop` is set meanwhile.
         """
+        return self.harvested(self.span(place, stop), stop)
+
+    def span(self, place: Place, stop: Event) -> Span:
+        """The rows of the window at a place; the model does not run.
+
+        Raises:
+            TrainingError: if the data set is damaged there.
+            Stopped: if `stop` is set meanwhile.
+        """
         texts = self._by_length if self._order == "length" and place["pass"] == 0 else self._texts
         seen = int(place["seen"])
-        wanted = self._window if self._max is None else min(self._window, self._max - seen)
+        rest = None if self._max is None else self._max - seen
+        wanted = self._window if rest is None else min(self._window, rest)
         rows: list[Row] = []
         found = 0
-        reading = self._packing.rows(texts, Start.from_json(place))
-        for row in reading:
+        for row in self._packing.rows(texts, Start.from_json(place)):
             rows.append(row)
             found += int(row.content.sum())
             if found >= wanted:
                 break
             if stop.is_set():
                 raise Stopped
-        ended = found < wanted or (self._max is not None and seen + found >= self._max)
-        arrays = read_rows(self._model, self._sites, rows, stop, self.widths)
-        documents = np.concatenate([np.empty(0, np.int64), *(r.documents[r.content] for r in rows)])
-        if self._max is not None:
-            rest = self._max - seen
-            arrays, documents = {name: x[:rest] for name, x in arrays.items()}, documents[:rest]
+        ended = found < wanted or (rest is not None and found >= rest)
         following: Place = {**FIRST, "pass": place["pass"] + 1}
         if not ended:
             number, after = place["window"] + 1, rows[-1].after
             following = {"pass": place["pass"], "window": number, "seen": seen + found, **after.to_json()}
-        return Window(arrays, documents, place, following)
+        documents = np.concatenate([np.empty(0, np.int64), *(r.documents[r.content] for r in rows)])
+        return Span(tuple(rows), documents[:rest], place, following)
+
+    def harvested(self, span: Span, stop: Event) -> Window:
+        """The activations of a span.
+
+        Raises:
+            TrainingError: if the model gives NaN or infinity.
+            Stopped: if `stop` is set meanwhile.
+        """
+        arrays = read_rows(self._model, self._sites, span.rows, stop, self.widths)
+        arrays = {name: x[: len(span.documents)] for name, x in arrays.items()}
+        return Window(arrays, span.documents, span.place, span.next)
 
 
 def read_sites(model: InterpretableModel, sites: Sequence[Site | str]) -> tuple[Site, ...]:

@@ -75,7 +75,7 @@ def test_a_node_moves_its_site_by_what_its_feature_or_error_changes(
     t, j = s.position[is_feature], s.feature[is_feature]
     np.testing.assert_allclose(s.clean[is_feature], f[t, j], atol=1e-4)
     np.testing.assert_allclose(s.delta[is_feature], (g - f)[t, j][:, None] * W_dec[j], atol=1e-4)
-    firing = np.argwhere(f[1:] > 1e-4) + [1, 0]  # not on BOS
+    firing = np.argwhere(f[1:] > 1e-4) + np.array([1, 0])  # not on BOS
     assert {tuple(node) for node in firing.tolist()} <= set(zip(t.tolist(), j.tolist(), strict=True))
 
 
@@ -110,7 +110,7 @@ def test_dropped_gradients_are_those_with_a_layers_contributions_held(llama: Int
     for site, position, delta, effect in some(effects, 29):
         one = []
         for layer in (0, 1):
-            held = {f"L{layer}.{part}": lambda x, k=f"L{layer}.{part}": seen[k] for part in ("attn", "mlp")}  # type: ignore[misc]
+            held = {f"L{layer}.{part}": lambda x, k=f"L{layer}.{part}": seen[k] for part in ("attn", "mlp")}
             one.append(
                 slope(lambda h, s=site, p=position, d=delta, k=held: run(llama, edits={**k, s: shift(p, h * d)}))  # type: ignore[misc]
             )
@@ -207,6 +207,14 @@ def test_bos_has_nodes_only_for_dictionaries_that_were_trained_on_it(llama: Inte
     assert set(on_bos.position.tolist()) == set(range(len(CLEAN)))
 
 
+def test_exact_effects_of_a_constant_metric_are_refused(llama: InterpretableModel, sae_of: SAEOf) -> None:
+    def constant(x: mx.array) -> mx.array:
+        return 0 * x[:, 0, 0] + 3
+
+    with pytest.raises(CircuitError, match="is constant: no node has any effect on it"):
+        node_effects(llama, [sae_of(site="L0.mlp")], CLEAN, metric=constant, method="exact")
+
+
 def test_features_that_fire_in_neither_prompt_are_no_nodes(llama: InterpretableModel, sae_of: SAEOf) -> None:
     effects = node_effects(llama, [sae_of(site="L0.mlp")], CLEAN, CORRUPT, metric=METRIC)
     (s,) = effects.sites
@@ -224,7 +232,9 @@ def test_a_batch_of_pairs_gives_what_each_pair_gives(method: Method, llama: Inte
         node_effects(llama, saes, a, b, metric=METRIC, method=method, steps=3)
         for a, b in ((CLEAN, CORRUPT), (other, CLEAN))
     ]
-    both = node_effects(llama, saes, [CLEAN, other], [CORRUPT, CLEAN], metric=METRIC, method=method, steps=3, batch_rows=5)
+    both = node_effects(
+        llama, saes, [CLEAN, other], [CORRUPT, CLEAN], metric=METRIC, method=method, steps=3, batch_rows=5
+    )
     for i, alone in enumerate(one):
         (s,), (a,) = both.sites, alone.sites
         mine = s.prompt == i
@@ -287,7 +297,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
         ({"results": "x.jsonl"}, 'results keeps what method="exact" has measured; atp is fast enough to start again'),
         ({"corrupt": CLEAN}, "the corrupt prompts are the clean ones: nothing differs, so nothing has an effect"),
         ({"metric": lambda logits: logits}, "for logits [1, 8, 285]; it gives one number for each row"),
-        ({"metric": lambda logits: 0 * logits[:, 0, 0]}, "is constant: its gradient is 0 at every dictionary, so it does not depend on them"),
+        ({"metric": lambda x: 0 * x[:, 0, 0]}, "is constant: its gradient is 0 at every dictionary, so it does not"),
         ({"metric": "2 * kl()"}, 'a divergence from the clean run has no slope there; use method="ig" or "exact"'),
         ({"metric": lambda logits: logits[:, 0, 0] * float("nan")}, "of the clean prompts is not finite"),
         ({"metric": lambda logits: mx.sqrt(logits[:, 0, 0] * 0)}, "the gradient of tests"),

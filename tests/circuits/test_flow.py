@@ -78,7 +78,7 @@ def test_an_edge_is_the_finite_difference_with_attention_held_and_sites_between_
             continue
         seen.add((u.kind, d.kind, d.site))
         sae, between = by_site[d.site], [s for s in order if order.index(u.site) < order.index(s) < order.index(d.site)]
-        cut = {s: lambda x, s=s: clean[s] for s in between}  # type: ignore[misc]
+        cut = {s: lambda x, s=s: clean[s] for s in between}
         g = effects.gradient[sae.config.output_site][0, d.position].astype(np.float64)  # type: ignore[index]
 
         def target(h: float, u: Node = u, d: Node = d, sae: SAE = sae, cut: Any = cut, g: np.ndarray = g) -> float:
@@ -138,7 +138,10 @@ def test_a_batch_is_the_mean_of_its_prompts(llama: InterpretableModel, sae_of: S
 
 def test_positions_can_be_added_up(llama: InterpretableModel, sae_of: SAEOf) -> None:
     effects = node_effects(llama, dictionaries(sae_of), CLEAN, CORRUPT, metric=METRIC)
-    kept, summed = flow_of(effects, n=None, attention="live"), flow_of(effects, n=None, attention="live", positions="sum")
+    kept, summed = (
+        flow_of(effects, n=None, attention="live"),
+        flow_of(effects, n=None, attention="live", positions="sum"),
+    )
     check(summed)
     assert all(n.position is None for n in summed)
     total = sum(w for u, d, w in kept.edges(data="weight") if (u.site, d.site) == ("L0.mlp", "L0.resid_post"))

@@ -11,6 +11,7 @@ import pytest
 from saedsl.errors import SAEError, ShapeError
 from saedsl.sae.config import DictionaryConfig
 from saedsl.sae.dictionary import SAE
+from saedsl.sites import Site
 
 D, F, D_OUT, K = 12, 64, 10, 5
 
@@ -177,3 +178,21 @@ def test_hash_follows_the_weights_and_fingerprint_the_config_too() -> None:
     moved = a.with_config(model_name="m")
     assert moved.sha256 == a.sha256
     assert moved.info.fingerprint != a.info.fingerprint
+
+
+def test_a_dictionary_is_shown_in_one_line_without_its_weights() -> None:
+    def shown(**changes: Any) -> str:
+        config = DictionaryConfig(**{"d_in": 4, "d_sae": 6, "d_out": 4, "activation": "relu", **changes})
+        return repr(SAE(config, **{n: mx.zeros(s) for n, s in config.weight_shapes.items()}))
+
+    assert shown() == "SAE(relu sae, 4 -> 6 features -> 4)"
+    mlp, resid = Site(2, "mlp"), Site(1, "resid_post")
+    assert (
+        shown(activation="topk", k=3, input_site=mlp, output_site=mlp)
+        == "SAE(topk sae, 4 -> 6 features -> 4, k=3, L2.mlp)"
+    )
+    assert shown(kind="transcoder", apply_b_dec_to_input=False, input_site=resid, output_site=mlp).endswith(
+        "L1.resid_post -> L2.mlp)"
+    )
+    both = (resid, Site(2, "resid_post"))
+    assert shown(kind="crosscoder", input_sites=both, output_sites=both).endswith("L1.resid_post, L2.resid_post)")

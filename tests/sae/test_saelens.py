@@ -160,8 +160,9 @@ def test_every_spelling_of_a_threshold_is_read(tmp_path: Path, tensors: dict[str
     np.testing.assert_allclose(np.array(sae.threshold), np.full(F, threshold), rtol=1e-6)
 
 
-def test_flat_configs_from_before_6_are_read(tmp_path: Path) -> None:
-    cfg = {
+@pytest.mark.parametrize("named", [{}, {"architecture": "standard"}, {"architecture": "topk"}])
+def test_flat_configs_from_before_6_are_read(tmp_path: Path, named: dict[str, str]) -> None:
+    cfg = named | {
         "hook_point": "blocks.7.hook_resid_pre",
         "model_name": "gpt2-small",
         "prepend_bos": True,

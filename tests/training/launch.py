@@ -19,7 +19,14 @@ def launch(script: str, folder: Path, n: int = 2, timeout: float = 120) -> subpr
         sys.executable, "-c", "from mlx._distributed_utils.launch import main; main()",
         "-n", str(n), "--backend", "ring", "--starting-port", str(_free_port(n)), "--python", sys.executable, str(file),
     ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=_environment(), check=False)
+    idle, open_end = os.pipe()  # mlx.launch never rests on an input that has ended
+    try:
+        return subprocess.run(
+            command, stdin=idle, capture_output=True, text=True, timeout=timeout, env=_environment(), check=False
+        )
+    finally:
+        os.close(idle)
+        os.close(open_end)
 
 
 def start_each(script: str, folder: Path, n: int = 2, timeout: float = 120) -> list[tuple[int, str]]:

@@ -24,6 +24,7 @@ from saedsl.errors import TrainingError
 from saedsl.training import shards
 from saedsl.training.shards import ShardSource, harvest_to_disk
 from saedsl.training.stream import StreamSource
+from tests.training.launch import launch
 
 TEXTS = list(documents(120, 0))
 SITES = ["L1.mlp", "L2.resid_pre"]
@@ -130,6 +131,28 @@ def test_a_killed_harvest_goes_on_and_ends_the_same(kept: Path, tmp_path: Path) 
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == {f.name: f.read_bytes() for f in kept.iterdir()}
     harvest_to_disk(model, TEXTS, SITES, folder, 32, dtype="float32", shard_tokens=700, progress=seen.append)
     assert seen[-1] == ShardSource(kept).tokens  # nothing is read anew
+
+
+def test_several_processes_harvest_the_bytes_of_one(kept: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "together"
+    script = f"""
+import saedsl
+from saedsl.demo.text import documents
+from saedsl.training.parallel import join
+from saedsl.training.shards import harvest_to_disk
+model = saedsl.InterpretableModel.load("demo")
+made = []
+harvest_to_disk(
+    model, list(documents(120, 0)), {SITES}, OUT / "together", 32, dtype="float32", shard_tokens=700,
+    progress=made.append, parallel=join(),
+)
+(OUT / f"{{RANK}}.txt").write_text(str(len(made)))
+"""
+    done = launch(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {f.name: f.read_bytes() for f in folder.iterdir()} == {f.name: f.read_bytes() for f in kept.iterdir()}
+    rounds = -(-ShardSource(kept).shards // 2)
+    assert [(tmp_path / f"{r}.txt").read_text() for r in range(2)] == [str(rounds)] * 2
 
 
 def test_max_tokens_is_exact(demo: saedsl.InterpretableModel, tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def config_of(raw: Mapping[str, Any]) -> DictionaryConfig:
     check_types(flat, EITHER, "")
     architecture = raw.get("architecture", "standard")
     k = raw.get("k")
-    if architecture == "standard" and raw.get("activation_fn") == "topk":
+    if architecture in ("standard", "topk") and raw.get("activation_fn") == "topk":
         architecture, k = "topk", (raw.get("activation_fn_kwargs") or {}).get("k", k)
     elif raw.get("activation_fn", "relu") not in ("relu", "topk"):
         raise SAEError(f"{CONFIG} has activation_fn {raw['activation_fn']!r}, which saedsl does not compute")

@@ -11,7 +11,7 @@ import numpy as np
 
 from saedsl.circuits.metric import Metric
 from saedsl.circuits.pairs import Pairs
-from saedsl.circuits.splice import Place, Side, allowed_at, sides
+from saedsl.circuits.splice import Place, Side, encoded, side
 from saedsl.errors import CircuitError
 from saedsl.holds import Hold
 from saedsl.sites import Site
@@ -60,7 +60,7 @@ def prepare(
     """Run the prompts: two forwards and one backward.
 
     Raises:
-        CircuitError: if activations, the metric or its gradient are not finite; that all gradients are 0 is told by `check_slope`.
+        CircuitError: if activations, the metric or its gradient are not finite.
     """
     info = model.info
     writes = [p.write for p in places]
@@ -80,14 +80,25 @@ def prepare(
     else:
         _, values, logits, at = clean(zeros)
         grads = []
-    parts = [sides(p, at[p.read], at[p.write], allowed_at(p, pairs)) for p in places]
-    patch_values, patch_parts = None, []
+    patch_values, both = None, at
     if pairs.corrupt_ids is not None:
         corrupt, frame = Hooks(model.model, info, {}, {*writes, *(p.read for p in places)})(pairs.corrupt_ids)
         patch_values = metric(corrupt, rows, logits)
-        seen = frame.captured
-        patch_parts = [sides(p, seen[p.read], seen[p.write], allowed_at(p, pairs)) for p in places]
-    mx.eval(logits, values, list(at.values()), grads, parts, patch_values, patch_parts)
+        both = {s: mx.concatenate([at[s], x[:, pairs.first :]], axis=1) for s, x in frame.captured.items()}
+    parts = [encoded(p, both[p.read], both[p.write]) for p in places]
+    mx.eval(logits, values, list(at.values()), grads, parts, patch_values)
+    allowed = {on_bos: pairs.allowed(on_bos) for on_bos in {p.sae.config.trained_on_bos for p in places}}
+    clean_sides: dict[Site, Side] = {}
+    patch_sides: dict[Site, Side | None] = {}
+    n = pairs.length
+    for place, part in zip(places, parts, strict=True):
+        whole, keep = [as_numpy(x) for x in part], allowed[place.sae.config.trained_on_bos]
+        f, rest, scale = (x[:, :n] for x in whole)
+        clean_sides[place.write] = side(place, f, rest, scale, keep)
+        patch_sides[place.write] = None
+        if pairs.corrupt is not None:
+            f, rest, scale = (np.concatenate([x[:, : pairs.first], x[:, n:]], axis=1) for x in whole)
+            patch_sides[place.write] = side(place, f, rest, scale, keep)
     setup = Setup(
         model,
         pairs,
@@ -98,10 +109,8 @@ def prepare(
         as_numpy(values),
         None if patch_values is None else as_numpy(patch_values),
         dict(zip(writes, map(as_numpy, grads), strict=True)) if gradients else {},
-        {p.write: Side(*map(as_numpy, part)) for p, part in zip(places, parts, strict=True)},
-        {p.write: Side(*map(as_numpy, part)) for p, part in zip(places, patch_parts, strict=True)}
-        if patch_parts
-        else dict.fromkeys(writes),
+        clean_sides,
+        patch_sides,
     )
     _check(setup)
     return setup
@@ -111,8 +120,8 @@ def check_slope(setup: Setup, gradient: Mapping[Site, np.ndarray]) -> None:
     """Raise CircuitError if the metric does not depend on any dictionary's site."""
     if not any(g.any() for g in gradient.values()):
         raise CircuitError(
-            f"the metric {setup.metric.text} is constant: its gradient is 0 at every dictionary, so it does not depend on "
-            "them"
+            f"the metric {setup.metric.text} is constant: its gradient is 0 at every dictionary, so it does not "
+            "depend on them"
         )
 
 
@@ -166,8 +175,8 @@ def run_from(
 
 
 def as_numpy(x: mx.array) -> np.ndarray:
-    """float32, on the host."""
-    return np.array(x.astype(mx.float32))
+    """A float32 copy on the host."""
+    return np.array(x if x.dtype == mx.float32 else x.astype(mx.float32))
 
 
 def finite(values: np.ndarray, what: str) -> None:
@@ -183,8 +192,8 @@ def _check(setup: Setup) -> None:
         if values is not None:
             finite(values, f"the metric {setup.metric.text} of the {which} prompts")
     for name, of in (("clean", setup.clean), ("corrupt", setup.patch)):
-        for site, side in of.items():
-            for part in () if side is None else (side.f, side.error, side.scale):
+        for site, half in of.items():
+            for part in () if half is None else (half.error, half.scale):
                 finite(part, f"what the dictionary at {site} makes of the {name} prompts")
     for site, g in setup.gradient.items():
         finite(g, f"the gradient of {setup.metric.text} at {site}")
