@@ -20,7 +20,16 @@ def compiled(function: Function) -> Function:
     It holds no Python lock while it runs, so that threads can share work. Sums may be reordered by the compiler, but
     never from one call to the next.
     """
+    return _compiled(function, REORDER)
+
+
+def compiled_as_written(function: Function) -> Function:
+    """As `compiled`, but float arithmetic is done as it is written: bitwise what numpy makes of the same formula."""
+    return _compiled(function, set())
+
+
+def _compiled(function: Function, fastmath: set[str]) -> Function:
     try:
-        return cast(Function, numba.njit(cache=True, nogil=True, fastmath=REORDER, error_model="numpy")(function))
+        return cast(Function, numba.njit(cache=True, nogil=True, fastmath=fastmath, error_model="numpy")(function))
     except RuntimeError:  # numba finds no folder that it may write
-        return cast(Function, numba.njit(nogil=True, fastmath=REORDER, error_model="numpy")(function))
+        return cast(Function, numba.njit(nogil=True, fastmath=fastmath, error_model="numpy")(function))
