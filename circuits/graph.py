@@ -138,6 +138,18 @@ class CircuitGraph(nx.DiGraph):  # type: ignore[misc]
         other.graph["meta"] = replace(self.meta, supernodes=tuple(s for s in inside if s[1]))
         return other
 
+    def to_dsl(self) -> str:
+        """The circuit as a program that keeps it alone: its features, the prompts it was found on, its metric.
+
+        `saedsl.circuits.dsl.to_program` has the files of prompts that the text names, and writes them beside it.
+
+        Raises:
+            CircuitError: if it has no features, other nodes than a program can keep, or does not say its prompts.
+        """
+        from saedsl.circuits.dsl import to_dsl
+
+        return to_dsl(self)
+
 
 def nodes(graph: nx.DiGraph) -> list[tuple[Node, dict[str, Any]]]:
     """(node, attributes), in the order of the forward."""
