@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/saedsl demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -36,6 +36,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
+	@sh .ci/tools tests
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev$(if $(BACKEND),$(comma)$(BACKEND))]"
 	@touch $@
 

@@ -127,8 +127,10 @@ def site(text: str) -> SiteGuess | None:
 def nearest(word: str, words: Iterable[str]) -> str | None:
     """The word of `words` that `word` may be a slip of, or None."""
     word = word.lower()[:40]
-    best = min(((distance(word, w), w) for w in words), default=(99, ""))
-    return best[1] if best[0] <= min(2, (len(word) + 1) // 3) else None
+    most, letters = min(2, (len(word) + 1) // 3), set(word)
+    near = (w for w in words if len(letters - set(w)) <= most and len(set(w) - letters) <= most)
+    best = min(((distance(word, w), w) for w in near), default=(99, ""))
+    return best[1] if best[0] <= most else None
 
 
 def distance(a: str, b: str) -> int:

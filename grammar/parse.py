@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from bisect import bisect_right
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, cast
@@ -290,8 +290,7 @@ def depth(node: Node) -> int:
     while rest:
         node, level = rest.pop()
         deepest = max(deepest, level)
-        for f in fields(node):
-            value = getattr(node, f.name)
+        for value in vars(node).values():
             inner = value if isinstance(value, tuple) else (value,)
             rest += [(v, level + 1) for v in inner if isinstance(v, Node)]
     return deepest

@@ -41,8 +41,13 @@ class Source:
         """The file that has the character at `offset`, and the offset there."""
         i = bisect_right([start for start, _ in self.parts], offset) - 1
         if i < 0:
-            return (replace(self, text=self.text[: self.parts[0][0] - 1], parts=()) if self.parts else self), offset
+            return self._own, offset
         return self.parts[i][1], offset - self.parts[i][0]
+
+    @cached_property
+    def _own(self) -> Source:
+        """The program's own text, without the files that it includes."""
+        return replace(self, text=self.text[: self.parts[0][0] - 1], parts=()) if self.parts else self
 
     @cached_property
     def _starts(self) -> list[int]:

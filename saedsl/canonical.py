@@ -292,6 +292,7 @@ def _value_json(value: MetricValue, names: Mapping[str, str]) -> Any:
                 "function": value.function,
                 "text": value.text,
                 "row_field": value.row_field,
+                "row_of": value.row_of,
                 "dictionary": names.get(value.dictionary or ""),
                 "feature": value.feature if value.function == "act" else None,
                 "site": str(value.site) if value.site is not None else None,

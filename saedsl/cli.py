@@ -1,4 +1,4 @@
-"""The command line: `saedsl run | check | fmt | explain | diff | sites | demo | stats | harvest | convert | lsp`.
+"""The command line: `saedsl run | check | fmt | explain | diff | sites | demo | stats | harvest | convert | circuit | lsp`.
 
 Exit codes: 0, 1 for a program's mistakes, 2 for usage (a wrong option, a file that is not there), 3 for a run that
 failed. mlx is imported by the commands that run a model, and by no other.
@@ -34,6 +34,7 @@ ELSEWHERE: Final = {
     "stats": "stats",
     "harvest": "harvest",
     "eval": "eval",
+    "circuit": "circuit",
     "lsp": "lsp",
 }
 """Commands of a module of `saedsl.commands`, imported when they are asked for."""
@@ -180,6 +181,8 @@ def check(a: Arguments, more: tuple[str, ...], code_to_explain: str | None) -> N
             print_diagnostics(tuple(d for d in c.diagnostics if d.severity != "note"), False)
             if not c.wrong:
                 click.echo(c.summary)
+            elif c.skipped:
+                click.echo(f"{c.source.name}: {c.unchecked}")
     if any(c.wrong for c in checked):
         sys.exit(MISTAKES)
 

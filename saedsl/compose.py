@@ -185,6 +185,8 @@ def _value(value: MetricValue, names: Renames) -> MetricValue:
 
 
 def _term(t: Term, names: Renames) -> Term:
+    if t.row_of is not None:
+        return replace(t, row_of=names.other(t.row_of))
     return replace(t, dictionary=names.other(t.dictionary)) if t.dictionary is not None else t
 
 

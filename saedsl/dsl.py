@@ -136,8 +136,7 @@ def _body(step: Step, names: Mapping[str, str]) -> list[str]:
     for chain in chains(step.edits):
         lines.append(_at(chain, names))
     lines += [record_text(r, names) for r in step.records]
-    of = next((row[0] for p in step.prompts if (row := split_row(p))), "")
-    lines += [metric_text(m, of, names) for m in step.metrics]
+    lines += [metric_text(m, names) for m in step.metrics]
     return lines
 
 
@@ -202,27 +201,26 @@ def _recorded(r: RecordItem, names: Mapping[str, str]) -> str:
     return ids_text(tuple(f for f in r.features if isinstance(f, int)), f"{of}.", PREFIX[r.part])
 
 
-def metric_text(m: Metric, of: str = "io", names: Mapping[str, str] | None = None) -> str:
+def metric_text(m: Metric, names: Mapping[str, str] | None = None) -> str:
     """`metric diff = logit(" a") - logit(io.answer) @ last`
 
     Args:
         m: the metric.
-        of: the file of prompts whose fields it reads.
         names: what dictionaries are called.
     """
-    return f"metric {m.name} = {_value(m.value, of, names or {})}{_where(m.positions)}"
+    return f"metric {m.name} = {_value(m.value, names or {})}{_where(m.positions)}"
 
 
 def _where(positions: Sequence[Positions]) -> str:
     return "".join(f" @ {format_node(p)}" for p in positions)
 
 
-def _value(value: MetricValue, of: str, names: Mapping[str, str]) -> str:
+def _value(value: MetricValue, names: Mapping[str, str]) -> str:
     match value:
         case Term():
-            return f"{value.function}({_argument(value, of, names)})"
+            return f"{value.function}({_argument(value, names)})"
         case (op, left, right):
-            a, b = _value(left, of, names), _value(right, of, names)
+            a, b = _value(left, names), _value(right, names)
             a = f"({a})" if isinstance(left, tuple) and _TIGHT[left[0]] < _TIGHT[op] else a
             b = f"({b})" if isinstance(right, tuple) and _TIGHT[right[0]] <= _TIGHT[op] else b
             return f"{a} {op} {b}"
@@ -231,9 +229,9 @@ def _value(value: MetricValue, of: str, names: Mapping[str, str]) -> str:
     raise TypeError(f"{type(value).__name__} is no part of a metric")
 
 
-def _argument(t: Term, of: str, names: Mapping[str, str]) -> str:
+def _argument(t: Term, names: Mapping[str, str]) -> str:
     if t.row_field is not None:
-        return f"{of}.{t.row_field}"
+        return f"{t.row_of}.{t.row_field}"
     if t.dictionary is not None:
         return f"{names.get(t.dictionary, t.dictionary)}.f{t.feature}"
     return quote(t.text) if t.text is not None else str(t.site) if t.site is not None else ""

@@ -6,6 +6,7 @@ SaedslError
 ├── SAEError          a dictionary cannot be found, read, or does not fit
 ├── ShapeError        an array has the wrong shape (also a ValueError)
 ├── TrainingError     training cannot start or go on
+├── CircuitError      a graph of nodes and edges is not a circuit, or cannot be written or read
 ├── RunError          a checked program failed while it ran
 └── ResultError       a saved result cannot be written or read
 
@@ -57,6 +58,10 @@ class ShapeError(SaedslError, ValueError):
 
 class TrainingError(SaedslError):
     """Training cannot start or go on."""
+
+
+class CircuitError(SaedslError):
+    """A graph of nodes and edges is not a circuit, or cannot be written or read."""
 
 
 class RunError(SaedslError):

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Hold = Callable[[nn.Module, mx.array, mx.array, "Frame"], mx.array]
 """(module, what it read, what it gave, frame) -> what the model goes on with, before any edit there."""
 
+HeldNorm = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
+"""(input, output) of a norm -> the input and output that it is linear around."""
+
 Skip = mx.array | Callable[[mx.array], mx.array]
 """W_skip [d_out, d_in] of a transcoder, or a linear function [batch, seq, d_in] -> [batch, seq, d_out]."""
 
@@ -82,26 +85,65 @@ def _output(shadow: mx.array, columns: tuple[int, int] | None) -> Hold:
 
 
 def _norm(shadow: mx.array, offset: float) -> Hold:
-    """A norm that divides by the shadow's denominator: y = y_s + (x - x_s) w / rho_s, centred for LayerNorm."""
+    """A norm that divides by the shadow's denominator."""
 
     def hold(module: nn.Module, x: mx.array, y: mx.array, frame: Frame) -> mx.array:
-        eps = getattr(module, "eps", None)
-        if eps is None:
-            raise ModelError(f"mode direct does not know the denominator of this {type(module).__name__}")
-        x = x.astype(mx.float32)
-        held = x[shadow]
-        delta = x - held
-        if isinstance(module, nn.LayerNorm):
-            delta = delta - delta.mean(axis=-1, keepdims=True)
-            square = held.var(axis=-1, keepdims=True)
-        else:
-            square = held.square().mean(axis=-1, keepdims=True)
-        delta = delta * mx.rsqrt(square + eps)
-        if "weight" in module:
-            delta = delta * (offset + module.weight.astype(mx.float32))
-        return (y[shadow].astype(mx.float32) + delta).astype(y.dtype)
+        return linear_norm(module, x, x[shadow], y[shadow], offset).astype(y.dtype)
 
     return hold
+
+
+def linear_norm(module: nn.Module, x: mx.array, x_held: mx.array, y_held: mx.array, offset: float) -> mx.array:
+    """A norm with the denominator of another input: y = y_h + (x - x_h) w / rho_h, centred for LayerNorm; float32.
+
+    Args:
+        module: an RMSNorm or LayerNorm.
+        x: [batch, seq, d_model].
+        x_held: the other input, of a shape that broadcasts.
+        y_held: what the norm makes of it.
+        offset: what the family's norms add to their weight.
+
+    Raises:
+        ModelError: if the module is no norm that is known.
+    """
+    eps = getattr(module, "eps", None)
+    if eps is None:
+        raise ModelError(f"mode direct does not know the denominator of this {type(module).__name__}")
+    held = x_held.astype(mx.float32)
+    delta = x.astype(mx.float32) - held
+    if isinstance(module, nn.LayerNorm):
+        delta = delta - delta.mean(axis=-1, keepdims=True)
+        square = held.var(axis=-1, keepdims=True)
+    else:
+        square = held.square().mean(axis=-1, keepdims=True)
+    delta = delta * mx.rsqrt(square + eps)
+    if "weight" in module:
+        delta = delta * (offset + module.weight.astype(mx.float32))
+    return y_held.astype(mx.float32) + delta
+
+
+def linear_norms(info: ModelInfo, of: Callable[[str], HeldNorm]) -> list[tuple[str, Hold]]:
+    """Holds, for `Hooks(held=...)`, that make every norm of the model linear.
+
+    Args:
+        info: the model.
+        of: path of a norm -> (input, output) -> what its input and output are held at.
+    """
+
+    def hold(held: HeldNorm) -> Hold:
+        def norm(module: nn.Module, x: mx.array, y: mx.array, frame: Frame) -> mx.array:
+            return linear_norm(module, x, *held(x, y), info.family.norm_offset).astype(y.dtype)
+
+        return norm
+
+    return [(path, hold(of(path))) for path in norm_paths(info)]
+
+
+def norm_paths(info: ModelInfo) -> list[str]:
+    """Modules of all norms that the residual stream, or what is added to it, passes through."""
+    family = info.family
+    blocks = [f"{family.blocks}.{layer}.{norm}" for layer in range(info.n_layers) for norm in family.norms]
+    return [*blocks, family.final_norm]
 
 
 def _mlp(shadow: mx.array, layer: int) -> Hold:

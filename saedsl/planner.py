@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from saedsl.conflicts import report_conflicts
 from saedsl.errors import ModelError
@@ -15,7 +15,7 @@ from saedsl.measures import planned_metric
 from saedsl.patches import paired, prompt_only
 from saedsl.plan import DEMO_PROMPT, PatchPlaces, Plan, PlannedMetric, PlannedPrompt, PlannedStep
 from saedsl.positions import PositionProblem, PositionSet, Problem, Row, only_skipped, resolve, skipped, spelled_gen
-from saedsl.program import Intervention, Metric, Places, Program, Prompt, RecordItem, Step, Written
+from saedsl.program import Intervention, Metric, Places, Program, Prompt, RecordItem, Step, Written, terms
 from saedsl.promptrow import RowOf, row_of
 from saedsl.report import Report
 from saedsl.tokens import Encoder, Tokens
@@ -52,6 +52,7 @@ def plan(
             edits = [w for w in step.written if isinstance(w, Intervention)]
             report_conflicts(edits, None, program, report)
         steps.append(PlannedStep(step, tuple(planned)))
+    planner.say_unmeasured()
     if prompts and all(step.named and not step.broken for step in program.steps):
         hints = [f"leave the prompt out of {'`generate`' if program.steps[-1].kind == 'generate' else '`run`'}"]
         message = "prompts are given that do not run: the program names its own"
@@ -117,6 +118,8 @@ class _Planner:
         self._rows: dict[str, RowOf] = {}
         self._kept: list[Tokens] = []  # so that an id stays that of one object
         self._said: dict[tuple[str, Span], set[str]] = {}
+        self._unmeasured: dict[tuple[Any, ...], dict[str, None]] = {}
+        """Prompts by the metric, and the files whose rows they are not."""
         self._most: dict[int | Span, float] = {}
         """The most tokens that a `generate` with an edit, record or metric makes, by where that is written."""
         for s in program.steps:
@@ -282,6 +285,15 @@ class _Planner:
                     message = f"this metric is read up to {last} only: `generate {int(most)}` reads no more as input"
                     self._report.warning("S404", message, part.span, hints=[f"generate {part.last + 2}"])
 
+    def say_unmeasured(self) -> None:
+        """Warn of metrics of rows, and prompts that are none."""
+        for (m, *files), names in self._unmeasured.items():
+            listed = ", ".join([*names][:MOST_PROMPTS])
+            listed += f" and {len(names) - MOST_PROMPTS} more" if len(names) > MOST_PROMPTS else ""
+            are = "it is no row" if len(names) == 1 else "they are no rows"
+            message = f"{m.name} is not measured on {listed}: {are} of {' and '.join(files)}"
+            self._report.warning("S611", message, m.span, hints=[f"run {files[0]}"])
+
     # References ---------------------------------------------------------------------------------------------------
 
     def _reference(self, key: str, span: Span) -> tuple[Tokens, ...] | None:
@@ -328,6 +340,10 @@ class _Planner:
     # Metrics ------------------------------------------------------------------------------------------------------
 
     def _metric(self, m: Metric, on: _On) -> PlannedMetric | None:
+        others = {t.row_of for t in terms(m.value)} - {None, on.row.row.of}
+        if others:
+            self._unmeasured.setdefault((m, *sorted(filter(None, others))), {})[on.name] = None
+            return None
         key = (id(on.tokens), on.name, m, on.step.kind, on.step.n)
         if key not in self._metrics:
             try:

@@ -128,6 +128,8 @@ class Term:
     """logit, prob, logprob: the text."""
     row_field: str | None = None
     """The field of the prompt's row that holds the text, in place of `text`."""
+    row_of: str | None = None
+    """The file of prompts that the row must be of."""
     dictionary: str | None = None
     """act: the dictionary, and the feature."""
     feature: int = 0

@@ -33,9 +33,8 @@ class RowOf:
         """
         if name not in self.fields:
             known = ", ".join(sorted(self.fields))
-            what = "its row has no field" if self.row.of else "it is no row of a file of prompts, so it has no field"
             hints = (f"its row has {known}",) if known else ()
-            raise PositionProblem(Problem("S415", f"{self.row.name}: {what} {name}", span, hints))
+            raise PositionProblem(Problem("S415", f"{self.row.name}: its row has no field {name}", span, hints))
         return self.fields[name]
 
     def same_row(self, prompt: str, span: Span) -> tuple[str, Prompt]:

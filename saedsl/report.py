@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Final, ParamSpec, TypeVar
 
 from saedsl.grammar.nodes import Span
@@ -11,6 +13,9 @@ from saedsl.grammar.source import Diagnostic, Source
 
 DAMAGED: Final = frozenset({"S102", "S103"})
 """Codes of strings whose text is not known for sure."""
+MANY: Final = 500
+"""Of more names than these, a word is held against its neighbours in the alphabet only."""
+NEIGHBOURS: Final = 4
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -84,6 +89,7 @@ class Report:
         """
         self.source = source
         self._found: dict[tuple[str, str, str, Span], tuple[Span, Diagnostic]] = {}
+        self._damaged: list[int] = []
 
     def attempt(self, check: Callable[P, B], *args: P.args, **kwargs: P.kwargs) -> B | None:
         """What `check` returns, or None if it has a mistake, which is kept."""
@@ -125,7 +131,8 @@ class Report:
 
     def damaged(self, span: Span) -> bool:
         """Whether a string in `span` is reported to be unreadable: what follows from its text is not to be said."""
-        return any(d.code in DAMAGED and span.start <= at.start < span.end for at, d in self._found.values())
+        i = bisect_left(self._damaged, span.start)
+        return i < len(self._damaged) and self._damaged[i] < span.end
 
     def line(self, span: Span) -> str:
         """Where a span starts, to be said at another place: `line 3`, or `line 3 of lib.saedsl` in an included file."""
@@ -141,6 +148,8 @@ class Report:
 
     def _add(self, span: Span, d: Diagnostic) -> None:
         self._found.setdefault((d.code, d.message, d.source.name, d.span), (span, d))
+        if d.code in DAMAGED:
+            insort(self._damaged, span.start)
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
@@ -160,10 +169,17 @@ class Report:
 
 def did_you_mean(word: str, known: Iterable[str]) -> list[str]:
     """A hint with the nearest of `known`, or with all of them when they are few and none is near."""
-    names = sorted(known)
-    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    names = _in_order(tuple(known))
+    i = bisect_left(names, word)
+    likely = names if len(names) <= MANY else names[max(0, i - NEIGHBOURS) : i + NEIGHBOURS]
+    near = get_close_matches(word, likely, n=1, cutoff=0.6)
     if near:
         return [f"did you mean {near[0]}?"]
     if 0 < len(names) <= 8:
         return ["there is " + ", ".join(names)]
     return []
+
+
+@lru_cache(maxsize=16)
+def _in_order(names: tuple[str, ...]) -> list[str]:
+    return sorted(names)

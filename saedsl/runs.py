@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -19,10 +19,12 @@ from saedsl.records import Records
 from saedsl.report import Report
 from saedsl.scope import Scope
 from saedsl.sweeps import Dependence, Point, Sweep, points, sweep_values, value_text
-from saedsl.target import Header, Targets
+from saedsl.target import Chosen, Header, Targets
 from saedsl.terms import Terms
 
 Item = Written | Metric
+MOST_STEPS: Final = 20_000
+"""Runs of a program, each value of a sweep counted."""
 HELD: Final[dict[Mode, frozenset[str]]] = {
     "iterative": frozenset(),
     "frozen": frozenset({"attn.q", "attn.k"}),
@@ -69,9 +71,12 @@ class Runs:
         spots = tuple((site, ()) for site in sorted(bindings.by_site))
         self.everywhere = Header(spots, complete=None not in bindings.unsure)
         self.sizes = {d.name: d.info.d_sae for d in bindings.dictionaries.values()}
+        self.sets: dict[Hashable, tuple[n.FeatureSet, list[Chosen]]] = {}
         self.part = _Part()
         self.steps: list[Step] = []
         self.statements = 0
+        self.refused: n.Span | None = None
+        """The first run of too many."""
         self.labels: dict[str, n.Span] = {}
         self.unused: list[n.Span] = []
         """What no run has used yet."""
@@ -126,6 +131,9 @@ class Runs:
 
     def run(self, s: n.Run | n.Generate) -> None:
         """A run of everything above: a step, or one for each combination of the values of sweeps."""
+        if len(self.steps) >= MOST_STEPS:
+            self._too_many(s)
+            return
         prompts, broken = self._prompts(s)
         label = self._label(s)
         own = self.dependence.of(s)
@@ -137,6 +145,7 @@ class Runs:
         named = bool(s.prompts) if isinstance(s, n.Run) else s.prompt is not None
         kept: list[Item] = [i for a in items if not a.uses for i in self._items(a, {})]
         edits = canonical((i for i in kept if isinstance(i, Intervention)), self.sizes)
+        before = len(self.steps)
         for point in points(self.part.sweeps, used, self.report):
             found = [i for a in items for i in self._items(a, point)]
             moving = [i for a in items if a.uses for i in self._items(a, point)]
@@ -162,9 +171,16 @@ class Runs:
             )
             self._held(step)
             self.steps.append(step)
-        self._idle(s, [step for step in self.steps if step.statement == self.statements])
+        self._idle(s, self.steps[before:])
         self.statements += 1
         self.unused.clear()
+
+    def _too_many(self, s: n.Run | n.Generate) -> None:
+        """Report that the program runs too often, at the first statement that is not read."""
+        if self.refused is None:
+            self.refused = s.span
+            hints = ["write several programs, or sweep less"]
+            self.report.error("S511", f"a program makes {MOST_STEPS:,} runs at most", s.span, hints=hints)
 
     def _idle(self, s: n.Run | n.Generate, steps: Sequence[Step]) -> None:
         """Warn of options that no step of a statement uses."""
@@ -226,7 +242,7 @@ class Runs:
 
     def _worked_out(self, a: _Above, point: Point) -> list[Item]:
         scope = self.scope.within(a.here, point)
-        targets = Targets(scope, self.bindings, self.model)
+        targets = Targets(scope, self.bindings, self.model, self.sets)
         match a.statement:
             case n.At() as s:
                 return [*Changes(scope, targets, self.report).statement(s)]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from saedsl.binding import Bindings
 from saedsl.directions import DirectionError, bound_direction, read_direction
@@ -22,6 +22,9 @@ from saedsl.rows import RowsError, read_rows, reference_set
 Item = n.Features | n.Heads | n.Neurons
 Value = n.Number | n.FeatureSet | Item | n.Layers | n.PosIndex
 """What a `let` or one value of a `sweep` stands for."""
+
+MAX_COPIED: Final = 200_000
+"""Items that sets have from sets which they name, all together."""
 
 KINDS = {
     n.Number: "a number",
@@ -50,6 +53,8 @@ class _Names:
     wanted: set[str] = field(default_factory=set)
     """Names that a statement above their declaration uses, which is reported there."""
     broken: set[str] = field(default_factory=set)
+    copied: int = 0
+    """Items of sets that other sets name."""
     rows: dict[str, tuple[Prompt, ...] | RowsError] = field(default_factory=dict)
     """Files that were read, by path."""
 
@@ -212,6 +217,10 @@ class Scope:
         """The set with the sets that it names in their place, none of their features twice."""
         inner = each(lambda item: self.set(item) if isinstance(item, n.Name) else item, features.items)
         items = [i for s in inner for i in (s.items if isinstance(s, n.FeatureSet) else (s,))]
+        self._names.copied += len(items) - len(features.items)
+        if self._names.copied > MAX_COPIED:
+            message = f"sets in sets come to more than {MAX_COPIED:,} items"
+            raise Mistake("S505", message, features.span, hints=["name ranges, as f0..999, or use the smaller sets"])
         return replace(features, items=tuple(dict.fromkeys(items)))
 
     # What there is ------------------------------------------------------------------------------------------------
@@ -487,7 +496,9 @@ class Scope:
             return Mistake.silent(name.span)
         saes = self._sae_names | self._given
         if self._visible(name.id) or name.id in saes or name.id in self._swept:
-            return Mistake("S203", f"{name.id} is {self._kind(name.id, saes)}, a {wanted} is needed here", name.span)
+            message = f"{name.id} is {self._kind(name.id, saes)}, a {wanted} is needed here"
+            hints = ['prompts of a file: prompts texts = "texts.jsonl"'] if wanted == "file of prompts" else []
+            return Mistake("S203", message, name.span, hints=hints)
         number, word = self._later.get(name.id, (-1, ""))
         if number > self.here:
             return self._further_down(name, word)

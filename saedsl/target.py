@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Final
 
 from saedsl.anatomy import ModelInfo
 from saedsl.binding import Bindings
@@ -13,6 +16,9 @@ from saedsl.report import Mistake, each
 from saedsl.scope import Scope
 from saedsl.selection import Spot, column_list, head_list, module_site, site_list, spot_list
 from saedsl.sites import Site
+
+MOST_COLUMNS: Final = 1 << 20
+"""No site is as wide."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Targets:
     scope: Scope
     bindings: Bindings
     model: ModelInfo | None
+    sets: dict[Hashable, tuple[n.FeatureSet, list[Chosen]]] = field(default_factory=dict)
+    """What sets that a name stands for mean at the sites of a header; of a whole program."""
 
     # Sites --------------------------------------------------------------------------------------------------------
 
@@ -74,15 +82,28 @@ class Targets:
             return [Chosen(site, "heads" if heads else "site", heads) for site, heads in where.spots]
         if any(heads for _, heads in where.spots):
             self._refuse_heads(target, where)
-        found: dict[tuple[Site, Part, str], Chosen] = {}
+        value = self.scope.value(target.id) if isinstance(target, n.Name) else None
+        if not isinstance(value, n.FeatureSet):
+            return self._gathered(target, where)
+        key = (id(value), where.spots, where.named.name if where.named else None, where.complete)
+        if key in self.sets:
+            return self.sets[key][1]
+        found = self._gathered(target, where)
+        if not any(map(_by_name, value.items)):
+            self.sets[key] = value, found  # with the value, so that its id stays its own
+        return found
+
+    def _gathered(self, target: n.Target, where: Header) -> list[Chosen]:
+        """What a target means, the numbers of one part of a site together."""
+        found: dict[tuple[Site, Part, str], list[Chosen]] = {}
         for c in self._find(target, where):
             key = (c.site, c.part, c.dictionary.name if c.dictionary else c.direction or "")
-            first = found.get(key)
-            if first is None or isinstance(first.ids, str) or isinstance(c.ids, str):
-                found[key if first is None else (*key[:2], f"{key[2]} {len(found)}")] = c
+            same = found.setdefault(key, [])
+            if same and (isinstance(same[0].ids, str) or isinstance(c.ids, str)):
+                found[*key[:2], f"{key[2]} {len(found)}"] = [c]
             else:
-                found[key] = Chosen(c.site, c.part, tuple(sorted((*first.ids, *c.ids))), c.dictionary, c.direction)
-        return list(found.values())
+                same.append(c)
+        return [_together(same) for same in found.values()]
 
     def feature(self, f: n.Features, where: Header) -> tuple[Dictionary, int] | None:
         """The one feature of a condition or a metric, of whichever site; None where the header's mistake hides it."""
@@ -113,6 +134,8 @@ class Targets:
             case n.Heads() | n.Neurons():
                 return self._columns(target, where)
             case n.FeatureSet(items):
+                if (plain := self._plain(items, where)) is not None:
+                    return [plain]
                 return [c for found in each(lambda item: self._find(item, where), items) for c in found]
             case n.Name():
                 return self._find(self.scope.set(target), where)
@@ -120,6 +143,24 @@ class Targets:
                 return self._along(target, where)
             case n.WholeSite():
                 return []
+
+    def _plain(self, items: tuple[n.Target, ...], where: Header) -> Chosen | None:
+        """What a set of features of the header's one dictionary means; None if it is another set, or has a mistake."""
+        plain = [i for i in items if isinstance(i, n.Features) and i.of is None]
+        if not plain or len(plain) != len(items):
+            return None
+        try:
+            d = self._of(plain[0], where)
+            if d is None:
+                return None
+            ids: list[int] = []
+            for f in plain:
+                found = _ids(f, d)
+                if len(ids) <= d.info.d_sae:  # else one stands twice already, which is an error
+                    ids += found
+        except Mistake:
+            return None
+        return Chosen(d.write, "features", tuple(sorted(ids)), d)
 
     def _columns(self, t: n.Heads | n.Neurons, where: Header) -> list[Chosen]:
         """Heads or coordinates: at every site of the statement, or at the one that they name."""
@@ -217,6 +258,27 @@ class Targets:
         )
 
 
+def _by_name(item: object) -> bool:
+    """Whether an item of a set says by a name where it belongs: what the name means depends on the place."""
+    of = getattr(item, "of", None)
+    return isinstance(of, n.Name) or (isinstance(of, n.SitePattern) and isinstance(of.layers, n.Name))
+
+
+def _together(same: list[Chosen]) -> Chosen:
+    """What one target names of one part of a site, its numbers in order."""
+    first = same[0]
+    if len(same) == 1:
+        return first
+    most = first.dictionary.info.d_sae if first.dictionary is not None else MOST_COLUMNS
+    ids: list[int] = []
+    for c in same:
+        assert not isinstance(c.ids, str)
+        ids += c.ids
+        if len(ids) > most:  # one stands twice already, which is an error
+            break
+    return replace(first, ids=tuple(sorted(ids)))
+
+
 def _ids(f: n.Features, d: Dictionary) -> tuple[int, ...]:
     d_sae = d.info.config.d_sae
     if f.first > f.last:
@@ -228,4 +290,9 @@ def _ids(f: n.Features, d: Dictionary) -> tuple[int, ...]:
             f.span,
             label=f"{d.name} has {d_sae} features: f0..{d_sae - 1}",
         )
-    return tuple(range(f.first, f.last + 1))
+    return _range(f.first, f.last)
+
+
+@lru_cache(maxsize=1024)
+def _range(first: int, last: int) -> tuple[int, ...]:
+    return tuple(range(first, last + 1))

@@ -64,6 +64,8 @@ class Terms:
                 return self._value(known) if isinstance(known, n.Node) else known
             case n.Negative(operand):
                 value = self._value(operand)
+                if isinstance(value, tuple) and value[:2] == ("*", -1.0):
+                    return value[2]
                 return -value if isinstance(value, float) else ("*", -1.0, value)
             case n.Binary(op, left, right):
                 a, b = each(self._value, (left, right))
@@ -81,7 +83,7 @@ class Terms:
                 return Term(function, text=value)
             case "logit" | "prob" | "logprob", n.Field():
                 self.scope.field(argument)
-                return Term(function, row_field=argument.name)
+                return Term(function, row_field=argument.name, row_of=argument.of)
             case "kl" | "ce", None:
                 return Term(function)
             case "act", n.Features() | n.Name():

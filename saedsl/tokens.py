@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -49,9 +50,13 @@ class Tokens:
             return ()
         own = [p for a, b in self.content for p in self._places(text, a, b)]
         places = own or self._places(text, 0, len(self.text))
+        written = [(p, s, e) for p, (s, e) in enumerate(self.offsets) if e > s]
+        starts, ends = [s for _, s, _ in written], [e for _, _, e in written]
+        ordered = starts == sorted(starts) and ends == sorted(ends)
         found = []
         for a, b in places:
-            inside = [p for p, (s, e) in enumerate(self.offsets) if s < b and e > a and e > s]
+            near = written[bisect_right(ends, a) : bisect_left(starts, b)] if ordered else written
+            inside = [p for p, s, e in near if s < b and e > a]
             visible = [p for p in inside if self.text[max(a, self.offsets[p][0]) : min(b, self.offsets[p][1])].strip()]
             if inside:
                 found.append(tuple(visible or inside))

@@ -233,6 +233,7 @@ class Hooks:
         mode: Mode = "iterative",
         shadow_of: Sequence[int] | None = None,
         skips: Mapping[Site, Skip] | None = None,
+        held: Sequence[tuple[str, Hold]] = (),
     ) -> None:
         """
         Args:
@@ -244,6 +245,7 @@ class Hooks:
             shadow_of: [batch] the unedited row that each row is held against, itself for an unedited row; None if
                 nothing is held.
             skips: of transcoders, for mode `direct`; see `holds.holds`.
+            held: (module's path, what it does after its call), after those of the mode; see `holds.linear_norms`.
 
         Raises:
             ModelError: if there is no such module.
@@ -262,7 +264,7 @@ class Hooks:
         self._modules[""] = model
         if mode != "iterative" and shadow_of is None:
             raise ValueError(f"mode {mode} holds rows against others: it needs shadow_of")
-        for path, hold in holds(info, mode, shadow_of or (), skips or {}):
+        for path, hold in (*holds(info, mode, shadow_of or (), skips or {}), *held):
             self._hook(path).holds.append(hold)
         named = sorted(s for s in {*functions, *captures} if s.module is None)
         others = sorted(s for s in {*functions, *captures} if s.module is not None)

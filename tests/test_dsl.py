@@ -265,7 +265,7 @@ programs = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(programs)
 def test_any_program_without_mistakes_comes_back(base: Path, text: str) -> None:
     plan, report = analyse(Source(text), Given(base=base))

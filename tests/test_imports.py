@@ -20,7 +20,7 @@ FILES = sorted(
 )
 
 LAYERS = [
-    ["errors", "blas", "hashes"],
+    ["errors", "blas", "hashes", "paths"],
     ["grammar"],
     ["sites"],
     [
@@ -68,9 +68,10 @@ LAYERS = [
 """A module imports from the rows above its own, or from its own row."""
 LEVEL = {name: i for i, row in enumerate(LAYERS) for name in row}
 WITHOUT_MLX = {
-    "grammar", "errors", "hashes", "sites", "report", "places", "unread", "selection", "read", "tokens", "anatomy",
-    "locate", "registry", "included", "embedded", "callers", "chat", "html", "program", "wording", "canonical",
-    "builder", "binding", "directions", "rows", "scope", "target", "options", "sweeps", "guards", "records", "terms",
+    "grammar", "errors", "hashes", "paths", "sites", "report", "places", "unread", "selection", "read", "tokens",
+    "anatomy", "locate", "registry", "included", "embedded", "callers", "chat", "html", "program", "wording",
+    "canonical", "builder", "binding", "directions", "rows", "scope", "target", "options", "sweeps", "guards",
+    "records", "terms",
     "changes", "runs", "check", "positions", "conflicts", "promptrow", "plan", "planjson", "patches", "measures",
     "formulas", "chains", "planner", "dsl", "explain", "analyse", "compose", "plandiff", "show",
 }  # fmt: skip
@@ -133,6 +134,26 @@ def test_grammar_check_and_plan_never_import_anything_heavy(path: Path) -> None:
 
 def test_sites_and_edits_never_import_lark() -> None:
     code = "import sys, saedsl.sites, saedsl.grammar.words, saedsl.grammar.nodes; assert 'lark' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env(), timeout=60).returncode == 0
+
+
+GRAPHS = (
+    "caption", "colours", "cytoscape", "dot", "dotplaces", "draw", "export", "figure", "fonts", "graph", "labels",
+    "layout", "legend", "marks", "neuronpedia", "node", "page", "store", "svgfont", "tikz", "xmlgraph",
+)  # fmt: skip
+"""Modules of circuits that know networkx, not MLX."""
+
+
+def test_graphs_are_read_exported_and_drawn_without_mlx() -> None:
+    for name in GRAPHS:
+        for module, _ in imports(ROOT / "circuits" / f"{name}.py"):
+            assert module.split(".")[0] not in HEAVY, f"circuits/{name}.py imports {module}"
+            if module.startswith("saedsl.circuits."):
+                assert module.split(".")[2] in GRAPHS, f"circuits/{name}.py imports {module}"
+    code = (
+        "import sys; from saedsl.circuits.draw import draw; from saedsl.circuits.export import export\n"
+        "found = {'mlx', 'mlx_lm', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules); assert not found, found"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env(), timeout=60).returncode == 0
 
 

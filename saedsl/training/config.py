@@ -77,6 +77,11 @@ class SAEConfig:
     """Steps over which the rate grows linearly from 0; at most a tenth of all steps are used."""
     lr_decay_share: float = 0.2
     """Share of the steps, at the end, in which the rate decays."""
+    decoder_rate: float = 2.0
+    """Times which `W_dec` learns faster than the encoder."""
+    bias_rate: float | None = None
+    """Times which the biases of features learn faster than the encoder; None for 0.4 sqrt(d_in), at least 1: they are
+    pre-activations, whose size grows like the length of an activation."""
     adam_betas: tuple[float, float] = (0.9, 0.999)
     """How long Adam remembers gradients and their squares."""
     max_grad_norm: float = 1.0
@@ -174,6 +179,11 @@ class SAEConfig:
         """The peak learning rate for `d_sae` features."""
         return 2e-4 / sqrt(d_sae / 2**14) if self.learning_rate == "auto" else self.learning_rate
 
+    def rate_factors(self, d_in: int) -> dict[str, float]:
+        """Weight -> times which its step is larger than that of the encoder, which reads `d_in` inputs."""
+        bias = max(0.4 * sqrt(d_in), 1.0) if self.bias_rate is None else self.bias_rate
+        return {"W_dec": self.decoder_rate, "b_enc": bias, "b_gate": bias, "b_mag": bias}
+
     def revival(self) -> float:
         """The weight of the loss for dead features."""
         if self.aux_coefficient is not None:
@@ -205,7 +215,7 @@ _WHOLE = {
 }  # fmt: skip
 """Positive whole numbers -> whether they can be None."""
 _POSITIVE = {"l1_coefficient": True, "l0_coefficient": True, "target_l0": True, "bandwidth": True,
-             "max_grad_norm": False}  # fmt: skip
+             "max_grad_norm": False, "decoder_rate": False, "bias_rate": True}  # fmt: skip
 """Positive numbers -> whether they can be None."""
 _SHARES = ("lr_decay_share", "threshold_momentum", "validation_share")
 _CHOICES: dict[str, tuple[Any, bool]] = {

@@ -7,7 +7,7 @@ Letters in shapes: B tokens, F features, I and O the widths of input and output 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -71,6 +71,12 @@ class Settings:
     """All gradients together are scaled down to this norm."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's."""
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """Weight -> times which its step is larger than `rate`; 1 for those that are not here."""
+
+    def rate_of(self, weight: str) -> float:
+        """Adam's step of one weight."""
+        return self.rate * self.factors.get(weight, 1.0)
 
 
 @dataclass(frozen=True)

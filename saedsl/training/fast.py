@@ -27,12 +27,12 @@ from saedsl.training.joint import Joint
 from saedsl.training.portable import SHARED, check_weights, compare_shapes
 from saedsl.training.selection import nth_largest
 from saedsl.training.sparse import ByFeature, Sparse, starts
-from saedsl.training.threads import ROWS, Crew, cores, parts
+from saedsl.training.threads import ROWS, Crew, cores, parts, shares
 
-BLOCK = 512
-"""Tokens of one matmul, at most: what it gives is looked through while it is in the cache."""
+BLOCK = 1024
+"""Tokens of one matmul, at most: each packs the encoder anew, and what all threads' give is in memory at once."""
 FEATURES = 64
-"""Features that a thread takes at a time."""
+"""Features that a thread takes at a time, at least."""
 
 
 class FastEngine:
@@ -53,14 +53,13 @@ class FastEngine:
         self._w = {name: _inside(name, value) for name, value in weights.items()}
         self._m, self._v = ({name: np.zeros_like(value) for name, value in self._w.items()} for _ in range(2))
         n_features = len(self._w["W_dec"])
-        self._dW_dec, self._dW_enc = np.zeros_like(self._w["W_dec"]), np.zeros_like(self._w["W_enc"])
         self._db_enc, self._moved = np.zeros(n_features, np.float32), np.zeros(n_features, np.bool_)
         self._ends = np.array(form.prefixes or (n_features,), np.int64)
         starts = [0, *self._ends[:-1].tolist()]
         self._parts = [
             (p, slice(start + s.start, start + s.stop))
             for p, (start, end) in enumerate(zip(starts, self._ends.tolist(), strict=True))
-            for s in parts(end - start, FEATURES)
+            for s in shares(end - start, FEATURES)
         ]
         self._crew = Crew(cores())
         self._room: dict[str, np.ndarray] = {}
@@ -146,7 +145,7 @@ class FastEngine:
             np.subtract(x[rows], b_dec, out=u[rows])
             return isfinite(float(u[rows].sum()))
 
-        return u, all(self._crew.each(work, parts(len(x), ROWS)))
+        return u, all(self._crew.each(work, shares(len(x))))
 
     def _keep(self, u: np.ndarray, settings: Settings, dead: Aux | None) -> tuple[Sparse, float]:
         """The features that fire, and BatchTopK's threshold; pre-activations of `dead` are put aside."""
@@ -217,7 +216,7 @@ class FastEngine:
         w, n = self._w, len(y)
         count = n * len(self._ends)
         g, df = self._take("g", (len(self._ends), *y.shape)), np.empty_like(kept.values)
-        of_rows = parts(n, ROWS)
+        of_rows = shares(n)
         totals = np.empty((len(of_rows), y.shape[1]), np.float32)
         skipped = x @ w["W_skip"].T if self.form.skip else None
 
@@ -251,7 +250,7 @@ class FastEngine:
         Returns:
             The sum of their squares, and what flows through the encoder to its input, [I].
         """
-        w = self._w
+        w, (dW_dec, dW_enc) = self._w, self._of_weights()
         through = np.empty((len(self._parts), u.shape[1]), np.float32)
 
         def work(i: int, own: slice) -> float:
@@ -266,8 +265,8 @@ class FastEngine:
                 u,
                 w["W_dec"],
                 w["W_enc"],
-                self._dW_dec,
-                self._dW_enc,
+                dW_dec,
+                dW_enc,
                 self._db_enc,
                 self._moved,
                 through[i],
@@ -276,21 +275,28 @@ class FastEngine:
         squares = self._crew.each(work, [own for _, own in self._parts])
         return sum(squares), through.sum(axis=0)
 
+    def _of_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the gradients of W_dec [F, O] and W_enc [F, I] are: in the room of the pre-activations, done with."""
+        W_dec, W_enc = self._w["W_dec"], self._w["W_enc"]
+        room = self._take("pre", (W_dec.size + W_enc.size,))
+        return room[: W_dec.size].reshape(W_dec.shape), room[W_dec.size :].reshape(W_enc.shape)
+
     def _update(self, shared: Arrays, norm: float, settings: Settings) -> None:
         """Clip by the `norm` of all gradients, and go one step."""
-        w, m, v, rule = self._w, self._m, self._v, adam_rule(settings)
+        w, m, v, rules = self._w, self._m, self._v, {name: adam_rule(settings, name) for name in self._w}
         factor = np.float32(min(settings.max_grad_norm / (norm + 1e-6), 1.0) if isfinite(norm) else norm)
+        dW_dec, dW_enc = self._of_weights()
 
         def work(_: int, own: slice) -> None:
-            for name, g, unit in (("W_dec", self._dW_dec, True), ("W_enc", self._dW_enc, False)):
+            for name, g, unit in (("W_dec", dW_dec, True), ("W_enc", dW_enc, False)):
                 kernels.update_rows(
-                    w[name][own], g[own], m[name][own], v[name][own], self._moved[own], factor, rule, unit
+                    w[name][own], g[own], m[name][own], v[name][own], self._moved[own], factor, rules[name], unit
                 )
 
         self._crew.each(work, [own for _, own in self._parts])
         for name, g in (("b_enc", self._db_enc), *shared.items()):
             of = np.ascontiguousarray(g).reshape(-1)
-            kernels.adam(w[name].reshape(-1), of, m[name].reshape(-1), v[name].reshape(-1), factor, rule)
+            kernels.adam(w[name].reshape(-1), of, m[name].reshape(-1), v[name].reshape(-1), factor, rules[name])
 
     def _take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """An array to work in, the same one as long as it is large enough; the content is anything."""
@@ -300,10 +306,10 @@ class FastEngine:
         return self._room[name][:size].reshape(shape)
 
 
-def adam_rule(settings: Settings) -> np.ndarray:
-    """The numbers of Adam that kernels need: both betas with what is left to 1, step, 1 / bias correction, epsilon."""
+def adam_rule(settings: Settings, weight: str) -> np.ndarray:
+    """Numbers of Adam that kernels need: both betas with what is left to 1, step, 1 / bias correction, epsilon."""
     a, b = settings.betas
-    step = settings.rate / (1 - a**settings.step)
+    step = settings.rate_of(weight) / (1 - a**settings.step)
     return np.array([a, 1 - a, b, 1 - b, step, 1 / (1 - b**settings.step), EPSILON], np.float32)
 
 

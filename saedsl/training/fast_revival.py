@@ -14,7 +14,7 @@ from saedsl.training.engine import Aux
 from saedsl.training.fast_selection import largest, selected
 from saedsl.training.revival import SMALL
 from saedsl.training.sparse import ByFeature, Extra, Sparse, starts
-from saedsl.training.threads import ROWS, Crew, parts
+from saedsl.training.threads import Crew, parts, shares
 
 BLOCK = 512
 """Tokens of one matmul."""
@@ -74,7 +74,7 @@ def auxk(pre: np.ndarray, W_dec: np.ndarray, left: Left, aux: Aux, out: np.ndarr
         start = kept.start[rows.start : rows.stop + 1]
         return kernels.revive(start, kept.features, kept.values, W_dec, left.g[rows], per_g, scale, out[rows], df)
 
-    loss = weight * sum(crew.each(work, parts(n, ROWS))) / n
+    loss = weight * sum(crew.each(work, shares(n))) / n
     none = nothing(left, len(W_dec))
     return none._replace(loss=loss, sparse=kernels.by_feature(kept, df, len(W_dec)), g=out)
 
@@ -86,7 +86,7 @@ def _largest_dead(pre: np.ndarray, aux: Aux, crew: Crew) -> Sparse:
     def work(_: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         return selected(pre[rows], bias, room, largest(aux.k), counts[rows])
 
-    found = crew.each(work, parts(len(pre), ROWS))
+    found = crew.each(work, shares(len(pre)))
     places = np.concatenate([f for f, _ in found])
     return Sparse(starts(counts), aux.dead[places], np.concatenate([v for _, v in found]))
 

@@ -1,10 +1,12 @@
 """Where training starts: the weights of every form, from a sample of the data, in numpy for every engine.
 
-Decoder rows are random and of unit length, the encoder is their transpose (arXiv:2406.04093, appendix A.1), `b_dec` is
-the middle of the data, and encoder biases put the middle of the input at a pre-activation of 0. A transcoder's encoder
-columns are random; its decoder rows are where the best linear map takes them. JumpReLU's thresholds start at the
-standard deviation of a random pre-activation, where a sixth of the features fire: arXiv:2407.14435 starts them near 0,
-but then billions of tokens pass before Adam, which moves their logarithm by the learning rate a step, has raised them.
+Decoder rows are half way between random directions and those in which tokens lie, which features then find sooner. They
+have unit length; the encoder is their transpose (arXiv:2406.04093, appendix A.1), `b_dec` is the middle of the data,
+and encoder biases put the middle of the input at a pre-activation of 0. A transcoder's encoder columns are random; its
+decoder rows are where the best linear map takes them. JumpReLU's thresholds start at the
+standard deviation of a feature's pre-activation, where about a sixth of the features fire: arXiv:2407.14435 starts them
+near 0, but then billions of tokens pass before Adam, which moves their logarithm by the learning rate a step, has
+raised them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from saedsl.errors import TrainingError
 from saedsl.training.engine import Arrays, Form
 
 BiasInit = Literal["mean", "geometric_median", "zeros"]
+FEW = 1024
+"""Tokens that the first thresholds are of."""
 
 
 def initial_weights(
@@ -45,6 +49,8 @@ def initial_weights(
     b_dec = centre(y, b_dec_init)
     middle = b_dec if same else centre(x, b_dec_init)
     directions = _unit(rng.standard_normal((d_sae, d_in)).astype(np.float32))
+    if same and n_layers == 1:
+        directions = _unit(directions + _unit(x[rng.integers(len(x), size=d_sae)] - middle))
     rows, bias = np.zeros((d_sae, y.shape[1]), np.float32), np.zeros(d_sae, np.float32)
     for layer in range(n_layers):
         features, columns = slice(layer * n, (layer + 1) * n), slice(layer * d_in, (layer + 1) * d_in)
@@ -62,8 +68,12 @@ def initial_weights(
     else:
         weights["b_enc"] = bias
     if form.activation == "jumprelu":
-        spread = float(np.sqrt(np.square(x - middle, dtype=np.float64).mean()))
-        weights["log_threshold"] = np.full(d_sae, np.log(max(spread, 1e-6)))
+        some = (x - middle)[:: max(len(x) // FEW, 1)]
+        spread = np.concatenate([
+            np.sqrt(np.square(some[:, i * d_in : (i + 1) * d_in] @ directions[i * n : (i + 1) * n].T).mean(axis=0))
+            for i in range(n_layers)
+        ])  # fmt: skip
+        weights["log_threshold"] = np.log(np.maximum(spread, 1e-6))
     if form.skip:
         weights["W_skip"] = np.zeros((y.shape[1], x.shape[1]))
     return {name: np.array(value, np.float32, order="C") for name, value in weights.items()}
@@ -107,8 +117,8 @@ def _taken(directions: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    """`rows` with length 1."""
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    """`rows` with length 1, but for those that are 0."""
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 
 
 def _check(form: Form, x: np.ndarray, y: np.ndarray, d_sae: int) -> None:

@@ -162,6 +162,7 @@ class Learner:
             aux=self._aux(),
             max_grad_norm=c.max_grad_norm,
             betas=c.adam_betas,
+            factors=c.rate_factors(self.task.d_in // self.task.form.layers),
         )
 
     def _k(self, step: int) -> float:

@@ -14,7 +14,9 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 ROWS = 32
-"""Tokens that a thread takes at a time where they cost little."""
+"""Tokens that a thread takes at a time where they cost little, at least."""
+PARTS = 32
+"""Into how many parts such work is split, at most: taking one costs some microseconds, and Python's lock."""
 
 
 def cores() -> int:
@@ -27,6 +29,11 @@ def cores() -> int:
 def parts(n: int, size: int) -> list[slice]:
     """0 to `n` in slices of `size`, the last one shorter."""
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def shares(n: int, at_least: int = ROWS) -> list[slice]:
+    """0 to `n` in up to `PARTS` slices of `at_least` or more; how many threads there are makes no difference."""
+    return parts(n, max(at_least, -(-n // PARTS)))
 
 
 class Crew:

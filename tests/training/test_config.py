@@ -44,6 +44,7 @@ RELU = {"sae_type": "relu"}
         ({"target_variance": 1.0}, "target_variance is 1.0, not between 0 and 1"),
         ({"adam_betas": (0.9, 1.0)}, "adam_betas is (0.9, 1.0), not two numbers from 0 up to and without 1"),
         ({"max_grad_norm": 0}, "max_grad_norm is 0, not a positive number"),
+        ({"decoder_rate": 0}, "decoder_rate is 0, not a positive number"),
         ({"max_grad_norm": None}, "max_grad_norm is None, not a positive number"),
         ({"aux_coefficient": -1}, "aux_coefficient is -1, less than 0 or not a number"),
         ({"sae_type": "matryoshka", "prefixes": (4, 4)}, "prefixes is (4, 4), not ascending positive whole numbers"),
@@ -131,3 +132,11 @@ def test_unknown_settings_are_refused_with_a_suggestion() -> None:
     with pytest.raises(TrainingError, match=r"^\[sae\] has no leraning_rate; did you mean learning_rate\?$"):
         SAEConfig.from_mapping({"leraning_rate": 1}, "[sae]")
     assert SAEConfig.from_mapping({"sae_type": "matryoshka", "prefixes": [2, 4]}).prefixes == (2, 4)
+
+
+def test_biases_learn_faster_as_activations_are_longer() -> None:
+    assert SAEConfig().rate_factors(100)["b_enc"] == pytest.approx(4.0)
+    assert SAEConfig().rate_factors(4)["b_enc"] == 1.0
+    assert SAEConfig(bias_rate=2.0, decoder_rate=1.0).rate_factors(100) == {
+        "W_dec": 1.0, "b_enc": 2.0, "b_gate": 2.0, "b_mag": 2.0,
+    }  # fmt: skip

@@ -35,6 +35,14 @@ def test_an_autoencoder_is_tied_and_centred() -> None:
     assert not w["b_enc"].any()
 
 
+def test_directions_are_half_way_to_tokens() -> None:
+    tokens = (X - X.mean(axis=0)) / np.linalg.norm(X - X.mean(axis=0), axis=1, keepdims=True)
+    nearest = (initial_weights(Form("topk"), X, X, 1000, 0)["W_dec"] @ tokens.T).max(axis=1)
+    assert np.median(nearest) > 0.7
+    at_rest = initial_weights(Form("topk"), np.ones_like(X), np.ones_like(X), F, 0)["W_dec"]
+    np.testing.assert_allclose(np.linalg.norm(at_rest, axis=1), 1, rtol=1e-6)
+
+
 @pytest.mark.parametrize("activation", ["topk", "gated"])
 def test_without_b_dec_the_encoder_biases_centre_the_input(activation: Activation) -> None:
     for y in (X, Y):

@@ -124,7 +124,8 @@ def test_the_outcome_is_what_the_batch_saw_before_the_update(name: str) -> None:
 @pytest.mark.parametrize("name", ["topk, skip", "gated", "jumprelu", "relu, clt"])
 def test_three_steps_are_adam_with_unit_decoder_rows(name: str) -> None:
     form, settings = CASES[name]
-    settings = replace(settings, rate=0.01, betas=(0.8, 0.95), max_grad_norm=2.0)
+    factors = {"W_dec": 2.0, "b_enc": 3.0, "b_gate": 0.5}
+    settings = replace(settings, rate=0.01, betas=(0.8, 0.95), max_grad_norm=2.0, factors=factors)
     w, x, y = example(form)
     engine = PortableEngine(form, w)
     m = {key: np.zeros(value.shape) for key, value in w.items()}
@@ -138,12 +139,23 @@ def test_three_steps_are_adam_with_unit_decoder_rows(name: str) -> None:
             m[key] = 0.8 * m[key] + 0.2 * g[key]
             v[key] = 0.95 * v[key] + 0.05 * g[key] ** 2
             change = m[key] / (1 - 0.8**step) / (np.sqrt(v[key] / (1 - 0.95**step)) + 1e-8)
-            new[key] = expected[key] - 0.01 * change
+            new[key] = expected[key] - 0.01 * factors.get(key, 1) * change
         new["W_dec"] /= np.linalg.norm(new["W_dec"], axis=1, keepdims=True)
         expected = {key: value.astype(np.float32) for key, value in new.items()}
     for key, value in engine.weights().items():
         assert close(value, expected[key], 2e-5), key
     np.testing.assert_allclose(np.linalg.norm(engine.weights()["W_dec"], axis=1), 1, rtol=1e-6)
+
+
+def test_losses_of_many_entries_are_exact() -> None:
+    """Nothing fires, so that what is left is x - b_dec; 2^21 squares added one by one would be 1e-3 too few."""
+    x = np.random.default_rng(0).standard_normal((16384, 128)).astype(np.float32)
+    weights = initial_weights(TOPK, x[:100], x[:100], 4, 0, "mean")
+    weights["b_enc"] -= 1000
+    out = PortableEngine(TOPK, weights).step(x, x, replace(WITH_K, k=1))
+    assert out.l0 == 0
+    expected = np.square(x - weights["b_dec"], dtype=np.float64).sum(axis=1).mean()
+    assert out.reconstruction == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_decoder_rows_of_a_cross_layer_transcoder_never_write_to_earlier_layers() -> None:

@@ -10,12 +10,20 @@ import pytest
 
 from saedsl.training import blasthreads
 from saedsl.training.blasthreads import single_threaded_blas
-from saedsl.training.threads import Crew, cores, parts
+from saedsl.training.threads import PARTS, Crew, cores, parts, shares
 
 
 def test_parts_cover_everything_once() -> None:
     assert parts(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert parts(0, 3) == []
+
+
+@pytest.mark.parametrize("n", [0, 1, 31, 64, 65, 4096, 4097, 100_003])
+def test_shares_cover_everything_once_and_are_neither_small_nor_many(n: int) -> None:
+    found = shares(n, 32)
+    assert [i for part in found for i in range(part.start, part.stop)] == list(range(n))
+    assert len(found) <= PARTS
+    assert all(part.stop - part.start >= 32 for part in found[:-1])
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
