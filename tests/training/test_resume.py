@@ -207,7 +207,7 @@ def test_a_checkpoint_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: 
         with pytest.raises(Interrupted):
             train(X, CONFIG, save_path=tmp_path / "other", progress=False)
     with monkeypatch.context() as m:
-        m.setattr(checkpoints.shutil, "rmtree", killed)
+        m.setattr("shutil.rmtree", killed)
         with pytest.raises(Killed):
             checkpoints.remove_checkpoints(place)
     assert checkpoints.read_checkpoint(place) is None
