@@ -77,7 +77,7 @@ class ValidateTable:
     """Prompts for minimality and completion; 0 for neither."""
     random: int = 20
     """Random circuits of equal size."""
-    exact_rows: int = 1
+    exact_rows: int = 2
     """Prompts whose nodes are patched one at a time; 0 for none."""
     tried: int = 32
     """Nodes outside that completion adds."""

@@ -41,7 +41,7 @@ def validate(
     subsets: int = 20,
     minimality_rows: int = 8,
     random: int = 20,
-    exact_rows: int = 1,
+    exact_rows: int = 2,
     tried: int = 32,
     seed: int = 0,
     batch_rows: int = 64,
