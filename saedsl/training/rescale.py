@@ -68,9 +68,9 @@ def scales(sae: SAE, x: np.ndarray, y: np.ndarray, weight: np.ndarray | float = 
         for i in range(0, len(x), CHUNK):
             f = sae.encode(mx.array(x[i : i + CHUNK]))
             out += np.array(((f.T @ (f @ scaled)) * W).sum(axis=1), np.float64)
-        return out + pull * v
+        return np.asarray(out + pull * v)
 
-    return np.maximum(1 + _solve(product, b, diagonal + pull), SMALLEST)
+    return np.asarray(np.maximum(1 + _solve(product, b, diagonal + pull), SMALLEST))
 
 
 def _solve(product: Callable[[np.ndarray], np.ndarray], b: np.ndarray, diagonal: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Mutated programs: no text makes a check raise, hang or lose its place, and what is read, is printed the same.
 
-`python tests/grammar/fuzz.py 200000 [SEED [SECONDS]]` tries as many texts and stops at the first that fails, made small.
+`python tests/grammar/fuzz.py 200000 [SEED [SECONDS]]` tries as many texts and stops at the first that fails, shrunk.
 """
 
 from __future__ import annotations
