@@ -136,11 +136,15 @@ class Bench:
             for place in self.places:
                 kept = None if errors == "keep" else mx.array(error_masks[place.name][c] | ~self.allowed[place.name][p])
                 functions[place.write] = partial(
-                    _ablated, place=place, kept=mx.array(masks[place.name][c] | ~self.allowed[place.name][p][..., None]),
+                    _ablated,
+                    place=place,
+                    kept=mx.array(masks[place.name][c] | ~self.allowed[place.name][p][..., None]),
                     errors=kept, instead=self._instead(place, p),
                 )  # fmt: skip
             reads = {place.read for place in self.places if place.read != place.write}
-            logits, _ = Hooks(self.task.model.model, self.task.model.info, functions, reads)(self.pairs.ids[mx.array(p)])
+            logits, _ = Hooks(self.task.model.model, self.task.model.info, functions, reads)(
+                self.pairs.ids[mx.array(p)]
+            )
             found[start : start + len(some)] = np.array(self.metric(logits, p.tolist(), self.plain))
             if progress is not None:
                 progress(start + len(some), len(rows))
@@ -188,7 +192,7 @@ def bench(task: Task, batch_rows: int = 64) -> Bench:
 def _ablated(
     x: mx.array, frame: Frame, place: Place, kept: mx.array, errors: mx.array | None, instead: mx.array
 ) -> mx.array:
-    """The site's activation with features that are not `kept` replaced, and errors taken away that are not in `errors`."""
+    """The site's activation with features that are not `kept` replaced, and errors not in `errors` taken away."""
     read = x if place.read == place.write else frame.captured[place.read]
     f = place.sae.encode(read)
     moved = mx.where(kept, 0.0, instead - f)

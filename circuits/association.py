@@ -102,7 +102,7 @@ def associations(
     if measure == "pmi":
         return np.asarray(pmi)
     surprise = logs[n] - logs[both]
-    return np.divide(pmi, surprise, where=surprise > 0, out=np.ones(pmi.shape))
+    return np.asarray(np.divide(pmi, surprise, where=surprise > 0, out=np.ones(pmi.shape)))
 
 
 def highest(measure: Measure, n: int) -> float:

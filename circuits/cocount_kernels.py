@@ -7,6 +7,8 @@ that both give the same bits.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from saedsl.circuits.cocount import Found, Rows, Scratch
@@ -36,12 +38,12 @@ def _count(
                 both[j] += np.int32(1)
                 products[j] += x * np.float64(row_values[e])
         elif half:
-            e = end
-            while e > first:
-                e -= np.uint64(1)
-                if row_features[e] <= i:
+            left: Any = end
+            while left > first:
+                left -= np.uint64(1)
+                if row_features[left] <= i:
                     break
-                both[np.uint64(row_features[e])] += np.int32(1)
+                both[np.uint64(row_features[left])] += np.int32(1)
         else:
             for e in range(first, end):
                 both[np.uint64(row_features[e])] += np.int32(1)
@@ -54,14 +56,14 @@ def _listed(both: np.ndarray, first: int, least: int, into: np.ndarray) -> int:
     for j in range(np.uint64(first), np.uint64(len(both))):
         into[n] = j
         n += np.uint64(both[j] >= least)
-    return np.int64(n)
+    return np.int64(n)  # type: ignore[return-value]
 
 
 @compiled_as_written
 def _score(
     measure: int, c: int, product: float, n: int, logs: np.ndarray, count_i: int, count_j: int, sum_i: float,
     sum_j: float, scale_i: float, scale_j: float,
-) -> float:  # fmt: skip
+) -> Any:  # fmt: skip
     """`saedsl.circuits.association.associations` of one pair."""
     if measure == PHI:
         return (n * np.float64(c) - sum_i * sum_j) * (scale_i * scale_j)
@@ -132,7 +134,7 @@ def _run(
     return found
 
 
-def _arguments(rows: Rows, scratch: Scratch) -> tuple[object, ...]:
+def _arguments(rows: Rows, scratch: Scratch) -> tuple[Any, ...]:
     t, a, b = rows.task, rows.task.a, rows.task.b
     i, j = t.margins_a, t.margins_b
     return (
@@ -143,15 +145,15 @@ def _arguments(rows: Rows, scratch: Scratch) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+_RUN: Any = _run
+"""Its arguments come as a tuple, which type checkers cannot count."""
 _NO_BORDER = np.empty(0, np.int64)
 
 
 def tally(rows: Rows, scratch: Scratch, histogram: np.ndarray) -> None:
     """See `saedsl.circuits.cocount_portable.tally`."""
     none = Found.room(0)
-    _run(
-        False, *_arguments(rows, scratch), histogram, _NO_BORDER, none.i, none.j, none.both, none.products
-    )  # type: ignore[call-arg, arg-type]  # fmt: skip
+    _RUN(False, *_arguments(rows, scratch), histogram, _NO_BORDER, none.i, none.j, none.both, none.products)
 
 
 def collect(rows: Rows, scratch: Scratch, border: np.ndarray, bins: int) -> Found:
@@ -160,9 +162,7 @@ def collect(rows: Rows, scratch: Scratch, border: np.ndarray, bins: int) -> Foun
     size = FIRST_ROOM
     while True:
         out = Found.room(size)
-        found = _run(
-            True, *_arguments(rows, scratch), empty, border, out.i, out.j, out.both, out.products
-        )  # type: ignore[call-arg, arg-type]  # fmt: skip
+        found = _RUN(True, *_arguments(rows, scratch), empty, border, out.i, out.j, out.both, out.products)
         if found <= size:
             return out.cut(found)
         size = found

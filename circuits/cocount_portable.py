@@ -70,8 +70,8 @@ def _blocks(rows: Rows) -> Iterator[Found]:
         events_at = np.repeat(b.row_start[u] - (np.cumsum(n) - n), n) + np.arange(int(n.sum()))
         i = np.repeat(np.searchsorted(a.start, at, side="right") - 1 - first, n)
         key = i * size + b.row_features[events_at]
-        both = np.bincount(key, minlength=(last - first) * size)
-        products = np.zeros(len(both))
+        both: np.ndarray = np.bincount(key, minlength=(last - first) * size)
+        products: np.ndarray = np.zeros(len(both))
         if t.measure == "pearson":
             weights = np.repeat(a.values[at].astype(np.float64), n) * b.row_values[events_at].astype(np.float64)
             products = np.bincount(key, weights=weights, minlength=len(both))

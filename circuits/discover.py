@@ -45,8 +45,8 @@ def discover(
     * `threshold`: every node with |score| >= `threshold`.
     * `influence`: the nodes with most influence on the logits along edges: `budget` of them, or the fewest that have
       the share `threshold` of all influence (Ameisen et al. 2025).
-    * `greedy`: nodes by |score|, in halving blocks; a block joins if `evaluate` falls, until `budget` are in. Then those
-      leave whose absence does not raise it.
+    * `greedy`: nodes by |score|, in halving blocks; a block joins if `evaluate` falls, until `budget` are in. Then
+      those leave whose absence does not raise it.
     * `acdc`: from the last node to the first, each leaves whose absence raises `evaluate` by less than `threshold`
       (Conmy et al. 2023, arXiv:2304.14997).
 
@@ -89,11 +89,13 @@ def discover(
         case "influence":
             kept = _by_influence(graph, list(scores), n, threshold)
         case "greedy":
-            assert evaluate is not None and n is not None
+            assert evaluate is not None
+            assert n is not None
             kept = _greedy(ordered, n, evaluate, progress)
         case _:
-            assert evaluate is not None and threshold is not None
-            kept = _acdc([node for node in sorted(scores, reverse=True)], threshold, evaluate, progress)
+            assert evaluate is not None
+            assert threshold is not None
+            kept = _acdc(sorted(scores, reverse=True), threshold, evaluate, progress)
     ends = [node for node in graph if node.kind in ENDS]
     found = graph.part([*kept, *ends])
     found.remove_edges_from([(u, v) for u, v, data in edges(found) if abs(data["weight"]) < edge_threshold])
@@ -148,7 +150,7 @@ def counted(budget: int | float, available: int) -> int:
         return max(1, round(budget * available))
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
         raise CircuitError(
-            f"the budget is {budget!r}; it is a number of nodes from 1 to {available}, or a share above 0.0 and up to 1.0"
+            f"the budget is {budget!r}; it is a number of nodes from 1 to {available}, or a share above 0 and up to 1.0"
         )
     if budget > available:
         raise CircuitError(f"the budget is {budget} nodes; there are {available}")
@@ -184,7 +186,9 @@ def _by_influence(graph: CircuitGraph, choices: list[Node], n: int | None, thres
         [(graph.nodes[v]["token_prob"] or 1.0) if v.kind == "logit" else 0.0 for v in listed], np.float64
     )
     if not weights.any() or not A.any():
-        raise CircuitError("influence needs a graph with logits and edges to them; flow_graph and linear graphs have them")
+        raise CircuitError(
+            "influence needs a graph with logits and edges to them; flow_graph and linear graphs have them"
+        )
     reach = influence(normalised(A), weights)
     ordered = sorted(choices, key=lambda node: (-reach[place[node]], node))
     if n is not None:
@@ -200,9 +204,7 @@ def _measured(evaluate: Callable[[Sequence[Sequence[Node]]], Sequence[float]], s
     return value
 
 
-def _greedy(
-    ordered: list[Node], n: int, evaluate: Evaluate, progress: Callable[[int, int], None] | None
-) -> list[Node]:
+def _greedy(ordered: list[Node], n: int, evaluate: Evaluate, progress: Callable[[int, int], None] | None) -> list[Node]:
     """Blocks of falling score; a block that does not help is halved, down to single nodes."""
     kept: list[Node] = []
     loss = _measured(evaluate, kept)

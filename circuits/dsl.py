@@ -141,7 +141,9 @@ def _task(meta: Meta) -> dict[str, Any]:
     if not meta.prompts or not meta.metric:
         raise CircuitError("the circuit says neither prompts nor metric, which a program needs: set them in its meta")
     if meta.ablation != "zero":
-        raise CircuitError(f"the circuit's ablation is {meta.ablation or 'not said'!r}; without a task, only zero is known")
+        raise CircuitError(
+            f"the circuit's ablation is {meta.ablation or 'not said'!r}; without a task, only zero is known"
+        )
     return {
         "rows": [{"prompt": text} for text in meta.prompts], "reference": [], "ablation": "zero", "errors": meta.errors,
         "metric": meta.metric, "name": "io", "dictionaries": {},
@@ -160,7 +162,9 @@ def _nodes(circuit: nx.DiGraph, task: dict[str, Any]) -> dict[str, dict[int | No
                     -1 if node.index is None else node.index
                 )
             case _:
-                raise CircuitError(f"node {node}: programs keep features; circuits with a {node.kind} run through Python")
+                raise CircuitError(
+                    f"node {node}: programs keep features; circuits with a {node.kind} run through Python"
+                )
     if not inside:
         raise CircuitError("the circuit has no features: there is nothing that a program could keep")
     if not task["dictionaries"]:
@@ -175,7 +179,10 @@ def _nodes(circuit: nx.DiGraph, task: dict[str, Any]) -> dict[str, dict[int | No
 def _about(circuit: nx.DiGraph, task: dict[str, Any], inside: dict[str, dict[int | None, set[int]]]) -> list[str]:
     n = sum(len(features) for by in inside.values() for features in by.values())
     found = [f"A circuit of {n} nodes at {', '.join(task['dictionaries'])}; what is outside is ablated."]
-    found.append(f"Ablation: {_ablation(task)}; errors of dictionaries outside: {'kept' if task['errors'] == 'keep' else 'removed'}.")
+    found.append(
+        f"Ablation: {_ablation(task)}; errors of dictionaries outside: "
+        f"{'kept' if task['errors'] == 'keep' else 'removed'}."
+    )
     if circuit.graph["meta"].method:
         found.append(f"Found by {' '.join(circuit.graph['meta'].method.split())}.")
     found.append("faithfulness = (circuit - nothing) / (baseline - nothing), completeness likewise of rest.")
@@ -202,12 +209,19 @@ def _edits(
         at, free = {}, set()
     edits = []
     groups: dict[tuple[int, ...], list[int]] = {}
-    for p, features in at.items():
-        groups.setdefault(tuple(sorted(f for f in features if f >= 0)), []).append(p)
+    for p, at_p in at.items():
+        groups.setdefault(tuple(sorted(f for f in at_p if f >= 0)), []).append(p)
     elsewhere = f" @ all except {_positions(at)}" if at else ""
-    for features, places in [*sorted(groups.items(), key=lambda g: min(g[1])), (tuple(sorted(f for f in free if f >= 0)), [])]:
+    for features, places in [
+        *sorted(groups.items(), key=lambda g: min(g[1])),
+        (tuple(sorted(f for f in free if f >= 0)), []),
+    ]:
         where = f" @ {_positions(places)}" if places else elsewhere
-        edit = _ablate(features, task["ablation"], task["name"], d_sae) if run == "rest" else _keep(features, task, d_sae, site)
+        edit = (
+            _ablate(features, task["ablation"], task["name"], d_sae)
+            if run == "rest"
+            else _keep(features, task, d_sae, site)
+        )
         if edit:
             edits.append(_placed(edit, where))
     kept = {p for p, features in at.items() if -1 in features}

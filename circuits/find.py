@@ -51,7 +51,7 @@ def find(
     """The circuit of a behaviour: nodes scored over all prompts of `task`, chosen, joined by flow edges.
 
     Args:
-        task: prompts, metric, dictionaries, ablation. Effects patch in the corrupt prompts if every row has one, else 0.
+        task: prompts, metric, dictionaries, ablation. Effects patch in corrupt prompts if every row has one, else 0.
         budget: nodes at most, or a float up to 1 for a share of the nodes that fire in the prompts.
         threshold: see `discover`.
         method: how nodes are chosen from their effects, one of `discover.METHODS`. `greedy` and `acdc` measure
@@ -242,9 +242,7 @@ def _joined(
     some = replace(found, sites=tuple(sites))
     if not any(s.effect.any() for s in sites):
         return graph
-    flow = flow_of(
-        some, None, 0.0, 0.0, "frozen", positions, batch_rows, lambda i, n: tell("edges", i, n)
-    )
+    flow = flow_of(some, None, 0.0, 0.0, "frozen", positions, batch_rows, lambda i, n: tell("edges", i, n))
     joined: CircuitGraph = graph.copy()
     for node, data in flow.nodes(data=True):
         if node.kind == "logit" and node not in joined:

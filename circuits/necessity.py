@@ -113,7 +113,9 @@ def completion(
     gains = abs(1 - values[0]) - np.abs(1 - values[1:])
     best = [i for i in np.argsort(-gains, kind="stable")[:listed] if gains[i] > 0]
     chosen = [ordered[i] for i in best]
-    together = scale.of(ready.measure([[*circuit, *chosen[: k + 1]] for k in range(len(chosen))])) if chosen else []
+    together: Sequence[float] | np.ndarray = (
+        scale.of(ready.measure([[*circuit, *chosen[: k + 1]] for k in range(len(chosen))])) if chosen else []
+    )
     return [Addition(ordered[i], float(gains[i]), float(f)) for i, f in zip(best, together, strict=True)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class Coactivation:
     @classmethod
     def joined(cls, parts: list[Coactivation]) -> Coactivation:
         """The pairs of all parts, of one count, the strongest first; ties in the order of dictionaries and features."""
-        columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _COLUMNS}
+        columns: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _COLUMNS}
         order = np.lexsort(
             (
                 columns["target_feature"],

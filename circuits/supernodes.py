@@ -1,6 +1,6 @@
 """Groups of nodes that are read as one: proposed from co-activation and decoders, then edited by whoever knows better.
 
-A proposal is a start: labels are those of the strongest member. Groups are in `Meta.supernodes` and go into every export.
+A proposal is a start: labels are those of the strongest member. Groups are in `Meta.supernodes` and in every export.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def merged(graph: CircuitGraph) -> nx.DiGraph:
 def _cosines(decoder: np.ndarray | None, nodes: list[Node]) -> np.ndarray:
     if decoder is None:
         return np.full((len(nodes), len(nodes)), -2.0)
-    rows = np.asarray(decoder, np.float64)[[node.index for node in nodes]]
+    rows = np.asarray(decoder, np.float64)[[node.index or 0 for node in nodes]]
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
     found: np.ndarray = rows @ rows.T
     return found

@@ -1,4 +1,4 @@
-"""The file of `saedsl circuit`: prompts, metric, dictionaries, method, budget. Every key known, paths relative to it."""
+"""The file of `saedsl circuit`: prompts, metric, dictionaries, method, budget. Keys are known, paths relative to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TaskTable:
     model: str = "demo"
     """A model folder, a hub id, or demo."""
     ablation: str = "resample"
-    """What features outside become: `zero`, `mean` (at each position, over the reference), `resample` (of `corrupt`)."""
+    """What features outside become: `zero`, `mean` (at each position, of the reference), `resample` (of `corrupt`)."""
     errors: str = "remove"
     """SAE errors outside the circuit: `keep` or `remove`."""
 
@@ -145,7 +145,7 @@ class TaskFile:
             where = f"demo:{site}" if name == "demo" else self._dictionary(name)
             saes[site] = SAE.load(find_sae(where, download=True))
             paths[site] = "" if name == "demo" and self.task.model == "demo" else where
-        reference = ()
+        reference: tuple[str, ...] = ()
         if self.task.ablation == "mean":
             source = self.prompts.reference or self.prompts.path
             reference = tuple(row.prompt for row in read_rows(self.at(source), None))
@@ -178,11 +178,11 @@ def read_task_file(path: Path) -> TaskFile:
     for key in data:
         if key not in known:
             raise CircuitError(f"{path}: there is no [{key}]{_near(key, known)}; there are {', '.join(known)}")
-    tables = {name: _table(path, name, cls, data.get(name, {})) for name, cls in TABLES.items()}
+    tables: dict[str, Any] = {name: _table(path, name, cls, data.get(name, {})) for name, cls in TABLES.items()}
     saes = data.get("saes", {})
     if not isinstance(saes, dict) or not saes or not all(isinstance(v, str) for v in saes.values()):
         raise CircuitError(f'{path}: [saes] says which dictionary is at which site: "L1.resid_post" = "demo"')
-    return TaskFile(path, saes=saes, **tables)  # type: ignore[arg-type]
+    return TaskFile(path, saes=saes, **tables)
 
 
 def read_rows(path: Path, most: int | None) -> list[Row]:
@@ -219,7 +219,9 @@ def _table(path: Path, name: str, cls: type[Table], given: Any) -> Table:
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key, value in given.items():
         if key not in known:
-            raise CircuitError(f"{path}: [{name}] has no {key}{_near(key, list(known))}; it can have {', '.join(known)}")
+            raise CircuitError(
+                f"{path}: [{name}] has no {key}{_near(key, list(known))}; it can have {', '.join(known)}"
+            )
         wanted = str(known[key].type).replace(" | None", "").split(" | ")
         if type(value).__name__ not in wanted and not (type(value) is int and "float" in wanted):
             raise CircuitError(f"{path}: [{name}] {key} is {value!r}, not {' or '.join(wanted)}")

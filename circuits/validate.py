@@ -23,6 +23,7 @@ from saedsl.circuits.quality import SHARES, agreement, cmd, cpr, faithfulness, f
 from saedsl.circuits.task import Task
 from saedsl.circuits.verdict import Agreement, Choices, Control, Curve, Handling, Verdict
 from saedsl.errors import CircuitError
+from saedsl.sae.dictionary import SAE
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it, of how much."""
@@ -76,7 +77,9 @@ def validate(
         if type(value) is not int or value < 0:
             raise CircuitError(f"{name} is {value!r}, not a whole number from 0")
     if training is not None and (shared := set(training.clean) & set(task.clean)):
-        raise CircuitError(f"{len(shared)} prompts are held out and were used to find the circuit: {sorted(shared)[0]!r}")
+        raise CircuitError(
+            f"{len(shared)} prompts are held out and were used to find the circuit: {sorted(shared)[0]!r}"
+        )
     tell = progress or (lambda what, i, n: None)
     nodes = [node for node in sorted(circuit) if node.kind in NODES]
     here = on(circuit, task)
@@ -88,9 +91,7 @@ def validate(
     everything = float(ready.measure([[]], complement=True, errors="remove all").mean(dtype=np.float64))
     nothing_removed = float(ready.measure([[]], errors="remove").mean(dtype=np.float64))
     few = bench(task.with_rows(task.rows[:minimality_rows]), batch_rows) if minimality_rows else None
-    needs = (
-        minimality(few, nodes, subsets, seed, lambda i, n: tell("minimality", i, n)) if few is not None else []
-    )
+    needs = minimality(few, nodes, subsets, seed, lambda i, n: tell("minimality", i, n)) if few is not None else []
     additions = completion(few, nodes, scores, tried) if few is not None and scores else []
     verdict = Verdict(
         choices=_choices(circuit, task, training is not None, seed),
@@ -132,11 +133,11 @@ def run_program(circuit: CircuitGraph, task: Task) -> tuple[Scores, str]:
     """The scores of a circuit's program, and the hash of its plan."""
     with TemporaryDirectory() as folder:
         path = to_program(circuit).write(Path(folder) / "circuit.saedsl")
-        result = task.model.run(path, saes={} if task.paths is not None else _given(task))
+        result = task.model.run(path, saes=None if task.paths is not None else _given(task))
     return scores_of(result), result.plan_id
 
 
-def _given(task: Task) -> Mapping[str, object]:
+def _given(task: Task) -> dict[str, SAE | str | Path]:
     return dict(task.saes)
 
 
@@ -163,9 +164,7 @@ def _handlings(ready: Bench, nodes: Sequence[Node]) -> list[Handling]:
         c, zero = ready.measure([nodes, []], errors=inner).mean(axis=1, dtype=np.float64)  # type: ignore[arg-type]
         (rest,) = ready.measure([nodes], complement=True, errors=outer).mean(axis=1, dtype=np.float64)  # type: ignore[arg-type]
         c, zero, rest = float(c), float(zero), float(rest)
-        found.append(
-            Handling(name, c, zero, rest, faithfulness(c, zero, whole), faithfulness(rest, zero, whole))
-        )
+        found.append(Handling(name, c, zero, rest, faithfulness(c, zero, whole), faithfulness(rest, zero, whole)))
     return found
 
 
@@ -175,10 +174,12 @@ def _curve(ready: Bench, scores: Mapping[Node, float], tell: Progress) -> Curve:
     parts = [ordered[:k] for k in ks]
     whole = float(ready.value.mean(dtype=np.float64))
     nothing = float(ready.measure([[]]).mean(dtype=np.float64))
-    f = [(float(v) - nothing) / (whole - nothing) for v in ready.measure(
-        parts, progress=lambda i, n: tell("curve", i, 2 * n)).mean(axis=1, dtype=np.float64)]  # fmt: skip
-    g = [(float(v) - nothing) / (whole - nothing) for v in ready.measure(
-        parts, complement=True, progress=lambda i, n: tell("curve", n + i, 2 * n)).mean(axis=1, dtype=np.float64)]  # fmt: skip
+    inside = ready.measure(parts, progress=lambda i, n: tell("curve", i, 2 * n))
+    outside = ready.measure(parts, complement=True, progress=lambda i, n: tell("curve", n + i, 2 * n))
+    f, g = (
+        [(float(v) - nothing) / (whole - nothing) for v in values.mean(axis=1, dtype=np.float64)]
+        for values in (inside, outside)
+    )
     return Curve(SHARES, tuple(ks), tuple(f), tuple(g), cpr(f), cmd(f))
 
 

@@ -123,7 +123,10 @@ class Verdict:
         data = asdict(self)
         data["needs"] = [{"node": n.node.id, "alone": n.alone, "most": n.most} for n in self.needs]
         data["additions"] = [{"node": a.node.id, "gain": a.gain, "together": a.together} for a in self.additions]
-        return _plain({"saedsl_verdict": 1, **data, "faithful": self.faithful, "complete": self.complete})
+        plain: dict[str, Any] = _plain(
+            {"saedsl_verdict": 1, **data, "faithful": self.faithful, "complete": self.complete}
+        )
+        return plain
 
     def text(self) -> str:
         """A table for people."""
@@ -147,37 +150,48 @@ class Verdict:
             ("dictionaries", f"{', '.join(c.sites)} of {c.model}"),
             ("ablation outside", f"{c.ablation}; errors of dictionaries {'kept' if c.errors == 'keep' else 'removed'}"),
             ("found by", c.method or "not said"),
-            ("size", f"{self.nodes} nodes; {self.nodes / max(self.active, 1):.1%} of {self.active:,} that fire in any prompt, "
-                     f"{self.share:.1%} of those in one"),
+            ("size", f"{self.nodes} nodes; {self.nodes / max(self.active, 1):.1%} of {self.active:,} that fire in any "
+                     f"prompt, {self.share:.1%} of those in one"),
             ("m(M), m(C), m(0), m(M\\C)", f"{s.whole:.3f}, {s.circuit:.3f}, {s.nothing:.3f}, {s.rest:.3f}"),
             ("faithfulness", f"{s.faithfulness:.3f} [{self.interval.low:.3f}, {self.interval.high:.3f}] "
                              f"({'within' if self.faithful else 'outside'} {low}..{high})"),
-            ("completeness", f"{s.completeness:.3f} ({'at most' if self.complete else 'above'} {BOUNDS['completeness'][1]})"),
+            ("completeness", f"{s.completeness:.3f} "
+                             f"({'at most' if self.complete else 'above'} {BOUNDS['completeness'][1]})"),
             ("all features, no errors", f"faithfulness {self.everything:.3f}"),
         ]  # fmt: skip
         for h in self.handlings:
-            found.append((f"errors: {h.errors}", f"faithfulness {h.faithfulness:.3f}, completeness {h.completeness:.3f}"))
+            found.append(
+                (f"errors: {h.errors}", f"faithfulness {h.faithfulness:.3f}, completeness {h.completeness:.3f}")
+            )
         if self.training is not None:
             t = self.training
-            found.append(("on training prompts", f"faithfulness {t.faithfulness:.3f}, completeness {t.completeness:.3f}"))
+            found.append(
+                ("on training prompts", f"faithfulness {t.faithfulness:.3f}, completeness {t.completeness:.3f}")
+            )
         if self.control is not None:
             r = self.control
-            found.append(("random circuits", f"{r.n} of equal size: faithfulness {r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]"))
+            found.append(
+                ("random circuits", f"{r.n} of equal size: faithfulness {r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]")
+            )
         if self.needs:
             idle = [n for n in self.needs if n.most < NEEDED]
             lone = sum(n.alone >= NEEDED for n in self.needs)
-            found.append(("minimality", f"{lone} of {len(self.needs)} nodes lower faithfulness by {NEEDED} or more when left "
-                                        f"out, {len(self.needs) - len(idle)} change it so in the circuit or one of "
-                                        f"{self.subsets} parts of it"))  # fmt: skip
+            counted = (
+                f"{lone} of {len(self.needs)} nodes lower faithfulness by {NEEDED} or more when left out, "
+                f"{len(self.needs) - len(idle)} change it so in the circuit or one of {self.subsets} parts of it"
+            )
+            found.append(("minimality", counted))
         if self.curve is not None:
-            found.append(("curve", f"CMD {self.curve.cmd:.3f}, CPR {self.curve.cpr:.3f}; faithfulness/completeness at " + ", ".join(
+            drawn = self.curve
+            points = ", ".join(
                 f"{share:g}: {f:.2f}/{g:.2f}"
-                for share, f, g in zip(self.curve.shares, self.curve.faithfulness, self.curve.completeness, strict=True)
-            )))  # fmt: skip
+                for share, f, g in zip(drawn.shares, drawn.faithfulness, drawn.completeness, strict=True)
+            )
+            found.append(("curve", f"CMD {drawn.cmd:.3f}, CPR {drawn.cpr:.3f}; faithfulness/completeness at {points}"))
         if self.agreement is not None:
             a = self.agreement
-            found.append(("exact patching", f"Spearman {a.spearman}, top-{a.top} overlap {a.overlap} of {a.nodes} nodes "
-                                            f"of {_prompts(a.prompts)}"))  # fmt: skip
+            ranks = f"Spearman {a.spearman}, top-{a.top} overlap {a.overlap}"
+            found.append(("exact patching", f"{ranks} of {a.nodes} nodes of {_prompts(a.prompts)}"))
         if self.additions:
             found.append(("restored by", ", ".join(f"{a.node} (to {a.together:.3f})" for a in self.additions[:5])))
         found.append(("plan", self.plan_id))

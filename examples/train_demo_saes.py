@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="only sites that contain this text; then nothing is written")
     parser.add_argument("--statistics", action="store_true", help="train nothing, count the features again")
-    parser.add_argument("--quick", action="store_true", help="a small smoke run, without targets")
+    parser.add_argument("--quick", action="store_true", help="a small smoke run of layer 2, without targets")
     args = parser.parse_args()
     if args.quick:
         args.tokens, args.train_tokens = 4_000, 8_000
@@ -53,7 +53,7 @@ def main() -> None:
     if args.statistics:
         write_statistics(model, args.out, args.tokens, args.seed)
         return
-    layers = range(model.info.n_layers)
+    layers = [2] if args.quick else range(model.info.n_layers)
     jobs = [(Site(i, c), Site(i, c)) for i in layers for c in ("mlp", "resid_post")]
     jobs += [(Site(i, "mlp.in"), Site(i, "mlp")) for i in layers]
     jobs = [j for j in jobs if args.only in f"{j[0]} {j[1]}"]

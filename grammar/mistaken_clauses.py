@@ -24,6 +24,8 @@ REPLACEMENT_SYNONYMS: Final = {
     **dict.fromkeys(("average", "avg", "means", "the"), "mean"),
     **dict.fromkeys(("sample", "random", "shuffle"), "resample"),
 }
+TEXTS: Final = re.compile(r"txt|text|jsonl?|csv|tsv|md", re.IGNORECASE)
+"""Ends of the names of files with texts."""
 REPLACEMENTS: Final = frozenset(("mean", "resample", "zero", "average", "avg"))
 
 
@@ -151,6 +153,11 @@ def replacement(f: Failure) -> Finding | None:
     if f.here == "." and f.word(f.i - 2) == "of" and f.tok.start == f.tokens[f.i - 1].end:
         path = f.text[f.tokens[f.i - 1].start : f.tokens[-1].end].split()[0]
         span = Span(f.tokens[f.i - 1].start, f.tokens[f.i - 1].start + len(path))
+        end = path.partition(".")[2]
+        if re.fullmatch(r"\w+", end) and not TEXTS.fullmatch(end):
+            own = f"texts of the field {end} can be one as a file of their own"
+            hints = (*write(f"{word} {f.between(f.i - 3, f.i)}"), own)
+            return Finding("S133", "a reference is a file, or the name of `prompts`", span, "", hints)
         return Finding("S126", "a string needs quotes", span, "", write(f'"{path}"'))
     after = f.word(f.i + 1)
     announced = f.here in {"with", "by", "to", "else", "=", "as", "otherwise", "via", "using", "from", "->"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from saedsl.grammar.format import format_node, number
-from saedsl.places import simplest
+from saedsl.places import never_read, simplest
 from saedsl.program import (
     LANGUAGE,
     And,
@@ -231,8 +231,8 @@ def _step_json(s: Step, names: _Names, sizes: Mapping[str, int]) -> dict[str, An
         "edits": [edit_json(e) for e in canonical(map(names.edit, s.edits), sizes)],
         "records": _records_json(s.records, names.dictionaries),
     }
-    if s.metrics:
-        metrics = (_metric_json(m, names.dictionaries) for m in s.metrics)
+    metrics = [_metric_json(m, names.dictionaries) for m in measured(s)]
+    if metrics:
         found["metrics"] = sorted(metrics, key=lambda m: json.dumps(m, sort_keys=True))
     defaults = {"mode": "iterative", "seed": 0, "temp": 0.0, "top_p": 1.0}
     return found | {k: getattr(s, k) for k, v in defaults.items() if getattr(s, k) != v}
@@ -274,6 +274,11 @@ def _condition_json(c: Condition) -> list[Any]:
             return ["and", *map(_condition_json, items)]
         case Or(items):
             return ["or", *map(_condition_json, items)]
+
+
+def measured(s: Step) -> tuple[Metric, ...]:
+    """The metrics of a step; of a `run`, less those of generated tokens, which a `generate` below it measures."""
+    return tuple(m for m in s.metrics if s.kind == "generate" or not never_read(m.positions, 0))
 
 
 def _metric_json(m: Metric, names: Mapping[str, str]) -> dict[str, Any]:

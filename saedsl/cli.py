@@ -1,4 +1,4 @@
-"""The command line: `saedsl run | check | fmt | explain | diff | sites | demo | stats | harvest | convert | circuit | lsp`.
+"""The command line: `saedsl run | check | fmt | explain | diff | sites | demo | stats | harvest | circuit | ...`.
 
 Exit codes: 0, 1 for a program's mistakes, 2 for usage (a wrong option, a file that is not there), 3 for a run that
 failed. mlx is imported by the commands that run a model, and by no other.
@@ -181,6 +181,8 @@ def check(a: Arguments, more: tuple[str, ...], code_to_explain: str | None) -> N
             print_diagnostics(tuple(d for d in c.diagnostics if d.severity != "note"), False)
             if not c.wrong:
                 click.echo(c.summary)
+            elif c.skipped:
+                click.echo(f"{c.source.name}: {c.unchecked}")
     if any(c.wrong for c in checked):
         sys.exit(MISTAKES)
 

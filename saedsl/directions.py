@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 from typing import Any, Final
 
+from saedsl import paths
 from saedsl.errors import SAEError
 from saedsl.program import Direction
 from saedsl.sae.tensorfile import TensorInfo, read_header
@@ -34,8 +35,7 @@ def read_direction(name: str, path: str, key: str | None, base: Path) -> Directi
     Raises:
         DirectionError: if it cannot be read, is not one vector, or has no direction.
     """
-    given = Path(path).expanduser()
-    file = next((p for p in (base / given, given) if p.exists()), None)
+    file = paths.existing(path, base)
     if file is None:
         raise DirectionError(f"{path}: there is no such file")
     if file.is_dir():

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from saedsl.canonical import dense, measured
 from saedsl.chains import Chain, chains
 from saedsl.grammar.format import format_node, number, quote
 from saedsl.grammar.nodes import Positions
+from saedsl.places import never_read
 from saedsl.program import (
     And,
     Condition,
@@ -28,6 +30,7 @@ from saedsl.program import (
     Step,
     Term,
     Test,
+    terms,
 )
 from saedsl.promptrow import split_row
 from saedsl.wording import PREFIX, edit_text, ids_text
@@ -49,9 +52,9 @@ def program_text(program: Program) -> str:
     said: set[str] = set()
     previous: tuple[str, ...] | None = None
     labels: set[str] = set()
-    for step in program.steps:
+    bodies = _bodies(program.steps, names)
+    for step, body in zip(program.steps, bodies, strict=True):
         lines += _prompts(program, step, said)
-        body = tuple(_body(step, names))
         if body != previous:
             lines += ["reset"] if previous else []
             lines += body
@@ -100,6 +103,7 @@ def _direction(d: Direction) -> str:
 def _prompts(program: Program, step: Step, said: set[str]) -> list[str]:
     """Declarations of what a step needs and no step before it does, in the program's order."""
     needed = {*step.prompts, *(e.source.prompt for e in step.edits if e.source is not None)}
+    needed |= {t.row_of for m in measured(step) for t in terms(m.value) if t.row_of is not None}
     needed |= {of for of in program.files if any(_of(p) == of for p in needed)}
     declared = [p for p in program.prompts if split_row(p) is None]
     lines = []
@@ -130,13 +134,30 @@ def _prompt(name: str, p: Prompt) -> str:
 # Steps --------------------------------------------------------------------------------------------------------------
 
 
+def _bodies(steps: Sequence[Step], names: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """What stands above each step; where it can act on a part of what the next one has, the same."""
+    bodies = [tuple(_body(step, names)) for step in steps]
+    for i in range(len(steps) - 2, -1, -1):
+        more, step = steps[i + 1], steps[i]
+        reads = max(step.n - 1, 0)
+        part = replace(
+            more,
+            edits=dense(tuple(e for e in more.edits if not never_read(e.positions, reads))),
+            records=tuple(r for r in more.records if not never_read(r.positions, reads)),
+            kind=step.kind,
+        )
+        if bodies[i] == tuple(_body(part, names)):
+            bodies[i] = bodies[i + 1]
+    return bodies
+
+
 def _body(step: Step, names: Mapping[str, str]) -> list[str]:
     """Edits, records and metrics of a step."""
     lines = []
     for chain in chains(step.edits):
         lines.append(_at(chain, names))
     lines += [record_text(r, names) for r in step.records]
-    lines += [metric_text(m, names) for m in step.metrics]
+    lines += [metric_text(m, names) for m in measured(step)]
     return lines
 
 

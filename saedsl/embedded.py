@@ -71,7 +71,7 @@ class Literal:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An f-string."""
+    """A text that Python puts together when it runs: an f-string, `"..." + x`, `"..." % x`, `"...".format(x)`."""
 
     source: Source
     span: Span
@@ -84,7 +84,7 @@ class Found:
     programs: tuple[Source, ...]
     """In order; their mistakes are shown in the file."""
     skipped: tuple[Skipped, ...]
-    """f-strings where a program is expected: their text is known only when they run."""
+    """Where a program is expected: their text is known only when they run."""
     source: Source
     """The file."""
 
@@ -93,7 +93,8 @@ def find_programs(source: Source) -> Found:
     """Every string of a Python file that is a program.
 
     These are the arguments of `.run("...")`, `.plan("...")`, `.trace(prompt, "...")`, `saedsl.parse("...")`, and every
-    other string constant that begins as a program does. Docstrings are none.
+    other string constant that begins as a program does. Docstrings are none, nor are pieces of a text that is put
+    together when Python runs.
 
     Raises:
         SaedslError: if the file is not Python.
@@ -104,18 +105,18 @@ def find_programs(source: Source) -> Found:
         raise SaedslError(f"{source.name}: is not Python ({e})") from None
     literals = _literals(source.text)
     no_programs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    no_programs |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
     certain, uncertain = _arguments(tree)
     programs, skipped = [], []
     for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            first = node.values[0] if node.values else None
-            lead = first.value if isinstance(first, ast.Constant) else ""
-            if id(node) in certain or id(node) in uncertain or STARTS.match(str(lead)):
-                start = _offset(source, node.lineno, node.col_offset)
-                end = _offset(source, node.end_lineno or node.lineno, node.end_col_offset or 0)
+        if id(node) in no_programs:
+            continue
+        if (pieces := _pieces(node)) is not None:
+            no_programs |= {id(piece) for piece in pieces}
+            if id(node) in certain or id(node) in uncertain or STARTS.match(_lead(node)):
+                start = _offset(source, node.lineno, node.col_offset)  # type: ignore[attr-defined]
+                end = _offset(source, node.end_lineno, node.end_col_offset)  # type: ignore[attr-defined]
                 skipped.append(Skipped(source, Span(start, end)))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in no_programs:
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             literal = literals.get(_offset(source, node.lineno, node.col_offset))
             if literal is None or literal.value != node.value:
                 continue
@@ -209,6 +210,37 @@ def _subsequence(new: str, old: str) -> tuple[int, ...] | None:
             return None
         kept += range(starts[number] + at, starts[number] + at + len(line) + 1)
     return tuple(kept[:-1])
+
+
+def _pieces(node: ast.AST) -> list[ast.AST] | None:
+    """What a text is put together from when Python runs; None for anything else."""
+    match node:
+        case ast.JoinedStr(values):
+            return [part for value in values for part in ast.walk(value)]
+        case ast.BinOp(left, ast.Add() | ast.Mod() | ast.Mult(), right):
+            found = [piece for side in (left, right) for piece in (side, *(_pieces(side) or ()))]
+            return found if any(isinstance(p, ast.JoinedStr) or _is_text(p) for p in found) else None
+        case ast.Call(ast.Attribute(value, "format" | "format_map" | "join")) if _is_text(value):
+            return [value]
+    return None
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _lead(node: ast.AST) -> str:
+    """What a text starts with, as far as it is known."""
+    match node:
+        case ast.Constant(str(text)):
+            return text
+        case ast.JoinedStr([first, *more]):
+            return _lead(first) + ("{" if more else "")
+        case ast.BinOp(left):
+            return _lead(left)
+        case ast.Call(ast.Attribute(value, "format" | "format_map")):
+            return _lead(value)
+    return ""
 
 
 def _arguments(tree: ast.AST) -> tuple[set[int], set[int]]:

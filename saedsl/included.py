@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from saedsl import paths
 from saedsl.errors import ModelError, SaedslError, SAEError
 from saedsl.grammar import nodes as n
 from saedsl.grammar.parse import Parsed, parse
@@ -97,10 +98,11 @@ class _Reader:
 
     def included(self, s: n.Include, folder: Path, above: tuple[Path, ...]) -> list[n.Statement | Unread]:
         """The statements of an included file; none, and `missing`, if it cannot be read."""
-        path = folder / Path(s.path).expanduser()
+        path = folder / paths.written(s.path)
+        real = paths.resolved(path)
         problem, hints = None, []
-        if path.resolve() in above:
-            chain = " -> ".join(p.name for p in (*above[above.index(path.resolve()) :], path))
+        if real in above:
+            chain = " -> ".join(p.name for p in (*above[above.index(real) :], path))
             problem, hints = f"this file includes itself: {chain}", ["leave one of these includes out"]
         elif self.files == MAX_FILES:
             problem = f"a program can include {MAX_FILES} files at most"
@@ -123,7 +125,7 @@ class _Reader:
         parsed = parse(source)
         self.report.extend(parsed.diagnostics, offset)
         self.broken |= parsed.broken
-        return self.statements(parsed, offset, path.parent, (*above, path.resolve()))
+        return self.statements(parsed, offset, path.parent, (*above, real))
 
 
 def shifted(node: N, offset: int) -> N:
@@ -160,8 +162,8 @@ def _from(node: N, folder: Path, base: Path) -> N:
 
 
 def _seen(path: str, folder: Path, base: Path) -> str:
-    given = Path(path).expanduser()
-    if given.is_absolute() or not (folder / given).exists():
+    given = paths.written(path)
+    if given.is_absolute() or paths.existing(given, folder) != folder / given:
         return path
     try:
         return str((folder / given).relative_to(base))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
+from saedsl import paths
 from saedsl.errors import ModelError, SAEError
 
 DEMO = Path(__file__).parent / "demo" / "data"
@@ -33,12 +34,11 @@ def find_model(name: str, base: Path = Path(), download: bool = False) -> Path:
                 "or run examples/train_demo_model.py in a checkout"
             )
         return path
-    given = Path(name).expanduser()
-    for candidate in (base / given, given):
-        if candidate.is_dir():
-            return candidate
-        if candidate.exists():
-            raise ModelError(f"{name}: a model is a folder with config.json, this is a file")
+    found = paths.existing(name, base)
+    if found is not None and found.is_dir():
+        return found
+    if found is not None:
+        raise ModelError(f"{name}: a model is a folder with config.json, this is a file")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _hub_model(name, download)
     raise ModelError(f"{name}: there is no such folder")
@@ -80,14 +80,13 @@ def find_sae(name: str, base: Path = Path(), download: bool = False) -> Path:
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise SAEError(f"{name}: no bundled dictionary has this name{hint}")
         return known[name]
-    given = Path(name).expanduser()
-    for candidate in (base / given, given):
-        if candidate.exists():
-            return candidate
+    here = paths.existing(name, base)
+    if here is not None:
+        return here
     from saedsl.sae.names import local_or_hub
 
-    found = local_or_hub(name, download)
-    if found.exists():
+    found = paths.existing(local_or_hub(name, download), Path())
+    if found is not None:
         return found
     raise SAEError(f"{name}: there is no such file or folder")
 

@@ -491,4 +491,10 @@ def _by_name(prompts: Mapping[str, str | Tokens] | Prompts | None) -> Mapping[st
     for t in texts:
         if not isinstance(t, str):
             raise TypeError(f"a prompt is text, this is {type(t).__name__}")
-    return {t: t for t in texts}
+    if not texts:
+        raise ValueError("prompts is empty: give a text or several, or leave it out")
+    found: dict[str, str | Tokens] = {}
+    for t in texts:  # one that stands twice runs twice
+        name = next(n for n in (t, *(f"{t} ({i})" for i in range(2, len(texts) + 1))) if n not in found)
+        found[name] = t
+    return found

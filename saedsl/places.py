@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from saedsl.grammar.format import format_node
-from saedsl.grammar.nodes import PosExcept, PosIndex, Positions, PosUnion
+from saedsl.grammar.nodes import PosExcept, PosIndex, Positions, PosUnion, PosWord
 
 
 def simplest(positions: Iterable[Positions]) -> tuple[Positions, ...]:
@@ -19,6 +19,33 @@ def simplest(positions: Iterable[Positions]) -> tuple[Positions, ...]:
     """
     found = {format_node(p): p for p in map(_simplest, positions)}
     return () if list(found) == ["all"] else tuple(found[text] for text in sorted(found))
+
+
+def never_read(positions: Iterable[Positions], reads: float) -> bool:
+    """Whether positions that all must hold are of generated tokens that no forward reads.
+
+    Args:
+        positions: of an edit, a record or a metric.
+        reads: how many generated tokens are read as input: 0 by a `run`, 31 by `generate 32`.
+
+    >>> from saedsl.grammar.nodes import PosWord
+    >>> [never_read([p], 3) for p in (PosIndex("gen", 2, 9), PosIndex("gen", 3, 9), PosWord("gen"), PosWord("all"))]
+    [False, True, False, False]
+    """
+    return any(_never_read(p, reads) for p in positions)
+
+
+def _never_read(p: Positions, reads: float) -> bool:
+    match p:
+        case PosWord("gen"):
+            return reads <= 0
+        case PosIndex("gen", first):
+            return first >= reads
+        case PosUnion(items):
+            return all(_never_read(i, reads) for i in items)
+        case PosExcept(base):
+            return _never_read(base, reads)
+    return False
 
 
 def _simplest(p: Positions) -> Positions:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, Final, Literal
 
-from saedsl.canonical import canonical, edit_json
+from saedsl.canonical import canonical, edit_json, measured
 from saedsl.compose import Renames, renamed_edit, renamed_metric, renamed_record
 from saedsl.dsl import free_name, metric_text, record_text
 from saedsl.errors import SAEError
@@ -184,7 +184,7 @@ def _records(s: Step, names: Renames) -> set[str]:
 
 
 def _metrics(s: Step, names: Renames) -> set[str]:
-    return {f"`{metric_text(renamed_metric(m, names))}`" for m in s.metrics}
+    return {f"`{metric_text(renamed_metric(m, names))}`" for m in measured(s)}
 
 
 def listing(found: Sequence[Difference]) -> Iterable[str]:

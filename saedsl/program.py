@@ -127,9 +127,8 @@ class Term:
     text: str | None = None
     """logit, prob, logprob: the text."""
     row_field: str | None = None
-    """The field of the prompt's row that holds the text, in place of `text`."""
+    """The field of the prompt's row that holds the text, in place of `text`; `row_of`: the file that the row is of."""
     row_of: str | None = None
-    """The file of prompts that the row must be of."""
     dictionary: str | None = None
     """act: the dictionary, and the feature."""
     feature: int = 0

@@ -30,6 +30,8 @@ def read_program(path: Path) -> Source:
         raise SaedslError(f"{path}: there is no such file") from None
     except OSError as e:
         raise SaedslError(f"{path}: cannot be read ({e.strerror})") from None
+    except ValueError:
+        raise SaedslError(f"{path}: no file can be called so") from None
     return Source(data.decode("utf-8-sig", errors="replace").replace("\r\n", "\n"), str(path))
 
 

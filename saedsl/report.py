@@ -170,10 +170,9 @@ class Report:
 def did_you_mean(word: str, known: Iterable[str]) -> list[str]:
     """A hint with the nearest of `known`, or with all of them when they are few and none is near."""
     names = _in_order(tuple(known))
-    if len(names) > MANY:
-        i = bisect_left(names, word)
-        names = names[max(0, i - NEIGHBOURS) : i + NEIGHBOURS]
-    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    i = bisect_left(names, word)
+    likely = names if len(names) <= MANY else names[max(0, i - NEIGHBOURS) : i + NEIGHBOURS]
+    near = get_close_matches(word, likely, n=1, cutoff=0.6)
     if near:
         return [f"did you mean {near[0]}?"]
     if 0 < len(names) <= 8:

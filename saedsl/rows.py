@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from saedsl import paths
 from saedsl.canonical import prompts_json
 from saedsl.program import Prompt, ReferenceSet
 
@@ -39,8 +40,7 @@ def read_rows(name: str, base: Path) -> tuple[Prompt, ...]:
     Raises:
         RowsError: if the file cannot be read, has no prompt, or has a line that is no row; the line is named.
     """
-    given = Path(name).expanduser()
-    path = next((p for p in (base / given, given) if p.exists()), None)
+    path = paths.existing(name, base)
     if path is None:
         raise RowsError(f"{name}: there is no such file")
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from math import inf
 from typing import Final, Literal
 
 from saedsl.anatomy import ModelInfo
@@ -13,7 +15,7 @@ from saedsl.canonical import canonical, dense
 from saedsl.changes import Changes
 from saedsl.grammar import nodes as n
 from saedsl.options import Options, run_options
-from saedsl.places import simplest
+from saedsl.places import never_read, simplest
 from saedsl.program import Intervention, Metric, Mode, RecordItem, Step, Written
 from saedsl.records import Records
 from saedsl.report import Report
@@ -23,6 +25,8 @@ from saedsl.target import Chosen, Header, Targets
 from saedsl.terms import Terms
 
 Item = Written | Metric
+MOST_STEPS: Final = 20_000
+"""Runs of a program, each value of a sweep counted."""
 HELD: Final[dict[Mode, frozenset[str]]] = {
     "iterative": frozenset(),
     "frozen": frozenset({"attn.q", "attn.k"}),
@@ -73,6 +77,8 @@ class Runs:
         self.part = _Part()
         self.steps: list[Step] = []
         self.statements = 0
+        self.refused: n.Span | None = None
+        """The first run of too many."""
         self.labels: dict[str, n.Span] = {}
         self.unused: list[n.Span] = []
         """What no run has used yet."""
@@ -127,6 +133,9 @@ class Runs:
 
     def run(self, s: n.Run | n.Generate) -> None:
         """A run of everything above: a step, or one for each combination of the values of sweeps."""
+        if len(self.steps) >= MOST_STEPS:
+            self._too_many(s)
+            return
         prompts, broken = self._prompts(s)
         label = self._label(s)
         own = self.dependence.of(s)
@@ -137,18 +146,19 @@ class Runs:
         fixed = None if own else self._settings(s, self.scope)
         named = bool(s.prompts) if isinstance(s, n.Run) else s.prompt is not None
         kept: list[Item] = [i for a in items if not a.uses for i in self._items(a, {})]
-        edits = canonical((i for i in kept if isinstance(i, Intervention)), self.sizes)
+        edits = cache(lambda reads: canonical(_read_edits(kept, reads), self.sizes))
         before = len(self.steps)
         for point in points(self.part.sweeps, used, self.report):
             found = [i for a in items for i in self._items(a, point)]
             moving = [i for a in items if a.uses for i in self._items(a, point)]
             count, options = fixed or self._settings(s, self.scope.within(self.scope.here, point))
+            reads = inf if count is None else max(count - 1, 0)
             step = Step(
                 kind="generate" if isinstance(s, n.Generate) else "run",
                 prompts=prompts,
                 n=count or 0,
-                edits=dense(canonical((*edits, *(i for i in moving if isinstance(i, Intervention))), self.sizes)),
-                records=_merged(i for i in found if isinstance(i, RecordItem)),
+                edits=dense(canonical((*edits(reads), *_read_edits(moving, reads)), self.sizes)),
+                records=_merged(i for i in _read(found, reads) if isinstance(i, RecordItem)),
                 named=named,
                 span=s.span,
                 written=tuple(i for i in found if not isinstance(i, Metric)),
@@ -167,6 +177,13 @@ class Runs:
         self._idle(s, self.steps[before:])
         self.statements += 1
         self.unused.clear()
+
+    def _too_many(self, s: n.Run | n.Generate) -> None:
+        """Report that the program runs too often, at the first statement that is not read."""
+        if self.refused is None:
+            self.refused = s.span
+            hints = ["write several programs, or sweep less"]
+            self.report.error("S511", f"a program makes {MOST_STEPS:,} runs at most", s.span, hints=hints)
 
     def _idle(self, s: n.Run | n.Generate, steps: Sequence[Step]) -> None:
         """Warn of options that no step of a statement uses."""
@@ -311,6 +328,15 @@ class Runs:
                     label=f"runs on {self.report.line(step.span)}",
                     hints=[f"leave the mode out, or edit what it does not hold: {kept}"],
                 )
+
+
+def _read(items: Iterable[Item], reads: float) -> list[Item]:
+    """What may act where `reads` generated tokens are read."""
+    return [i for i in items if not never_read(i.positions, reads)]
+
+
+def _read_edits(items: Iterable[Item], reads: float) -> list[Intervention]:
+    return [i for i in _read(items, reads) if isinstance(i, Intervention)]
 
 
 def _merged(records: Iterable[RecordItem]) -> tuple[RecordItem, ...]:

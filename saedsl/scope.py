@@ -496,7 +496,9 @@ class Scope:
             return Mistake.silent(name.span)
         saes = self._sae_names | self._given
         if self._visible(name.id) or name.id in saes or name.id in self._swept:
-            return Mistake("S203", f"{name.id} is {self._kind(name.id, saes)}, a {wanted} is needed here", name.span)
+            message = f"{name.id} is {self._kind(name.id, saes)}, a {wanted} is needed here"
+            hints = ['prompts of a file: prompts texts = "texts.jsonl"'] if wanted == "file of prompts" else []
+            return Mistake("S203", message, name.span, hints=hints)
         number, word = self._later.get(name.id, (-1, ""))
         if number > self.here:
             return self._further_down(name, word)

@@ -64,6 +64,8 @@ class Terms:
                 return self._value(known) if isinstance(known, n.Node) else known
             case n.Negative(operand):
                 value = self._value(operand)
+                if isinstance(value, tuple) and value[:2] == ("*", -1.0):
+                    return value[2]
                 return -value if isinstance(value, float) else ("*", -1.0, value)
             case n.Binary(op, left, right):
                 a, b = each(self._value, (left, right))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -13,7 +14,10 @@ from typing import Any
 
 from saedsl.blas import preload
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for each core already
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 preload()
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the network, nor waits for it
 
 import mlx.core as mx
 import mlx.nn as nn

@@ -64,7 +64,7 @@ odd = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(st.sampled_from(sorted(GOOD)), odd, min_size=1, max_size=3))
 def test_any_config_is_a_model_or_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(GOOD | changes))

@@ -113,7 +113,7 @@ FILES: list[Row] = [
         'prompts io = "io.jsonl"\nat L0.mlp patch from io\nrun io',
         [("S203", "io is a file of prompts, one prompt is needed here", "io", "", "a field of the same row: io.answer")],
     ),
-    ('prompt io = "hi"\nat L0.mlp ablate f1 @ io.S2', [("S203", "io is a prompt, a file of prompts is needed here", "io.S2", "", "")]),
+    ('prompt io = "hi"\nat L0.mlp ablate f1 @ io.S2', [("S203", "io is a prompt, a file of prompts is needed here", "io.S2", "", 'prompts of a file: prompts texts = "texts.jsonl"')]),
     ("at L0.mlp patch from nobody", [("S201", "nothing above is called nobody", "nobody", "", "")]),
     ('dir d = "none.safetensors"\nat L0.mlp ablate dir d', [("S328", "this direction cannot be used: none.safetensors: there is no such file", '"none.safetensors"', "", "")]),
     ('dir d = "two.safetensors"', [("S328", "this direction cannot be used: two.safetensors: has 2 tensors, say which: a, b", '"two.safetensors"', "", "")]),

@@ -46,15 +46,18 @@ def test_an_example_is_found_validated_drawn_exported_and_run(task: str, here: P
     found = saedsl("circuit", "find", f"{task}.toml", "--rows", "12", "--budget", "24", "--json")
     assert found.exit_code == 0, found.output
     said = json.loads(found.output)
-    assert said["nodes"] == 24 < said["of"] and said["edges"] > 0
+    assert said["nodes"] == 24 < said["of"]
+    assert said["edges"] > 0
     circuit = load(here / f"{task}.circuit.json")
-    assert len(circuit) == 25 and circuit.meta.model == "demo"
+    assert len(circuit) == 25
+    assert circuit.meta.model == "demo"
 
     validated = saedsl("circuit", "validate", f"{task}.toml", "--rows", "6", "--quick", "--json")
     assert validated.exit_code == 0, validated.output
     verdict = json.loads(validated.output)
     assert verdict == json.loads((here / f"{task}.verdict.json").read_text())
-    assert verdict["choices"]["held_out"] and verdict["choices"]["prompts"] == 6
+    assert verdict["choices"]["held_out"]
+    assert verdict["choices"]["prompts"] == 6
     assert verdict["control"]["mean"] < verdict["scores"]["faithfulness"]
 
     ran = saedsl("circuit", "run", f"{task}.toml", "--json")
@@ -76,19 +79,27 @@ def test_an_example_is_found_validated_drawn_exported_and_run(task: str, here: P
 def test_the_table_for_people_states_every_choice(here: Path) -> None:
     assert saedsl("circuit", "find", "ioi.toml", "--rows", "8").output.startswith("ioi.circuit.json: 80 of ")
     told = saedsl("circuit", "validate", "ioi.toml", "--rows", "4", "--quick").output
-    for said in ("metric ", "ablation outside  ", "errors of dictionaries removed", "L1.resid_post of demo", "first: When"):
+    for said in (
+        "metric ",
+        "ablation outside  ",
+        "errors of dictionaries removed",
+        "L1.resid_post of demo",
+        "first: When",
+    ):
         assert said in told, told
     assert "faithfulness" in saedsl("circuit", "run", "ioi.toml").output
 
 
 def test_the_prompts_of_the_examples_are_made_by_their_script(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("make_prompts", EXAMPLES / "make_prompts.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     made.main(tmp_path)
     files = sorted(EXAMPLES.glob("*.jsonl"))
-    assert [f.name for f in files] == sorted(f.name for f in tmp_path.iterdir()) and len(files) == 2 * len(TASKS)
+    assert [f.name for f in files] == sorted(f.name for f in tmp_path.iterdir())
+    assert len(files) == 2 * len(TASKS)
     for file in files:
         assert file.read_text() == (tmp_path / file.name).read_text(), file.name
 
@@ -137,7 +148,9 @@ def test_a_bad_file_is_refused_and_nothing_is_written(text: str, says: str, here
     (here / "empty.jsonl").write_text("\n")
     first = (here / "ioi.jsonl").read_text().splitlines()[0]
     (here / "broken.jsonl").write_text(f'{first}\n{{"answer": 3}}\n')
-    (here / "uneven.jsonl").write_text(f'{first}\n{{"prompt": "A", "corrupt": "B", "answer": " Paul", "wrong": " Kate"}}\n')
+    (here / "uneven.jsonl").write_text(
+        f'{first}\n{{"prompt": "A", "corrupt": "B", "answer": " Paul", "wrong": " Kate"}}\n'
+    )
     before = sorted(here.iterdir())
     result = saedsl("circuit", "find", "bad.toml", "--rows", "4")
     assert result.exit_code == 2, result.output
@@ -161,7 +174,8 @@ def test_a_bad_file_is_refused_and_nothing_is_written(text: str, says: str, here
 )
 def test_what_is_missing_is_named(arguments: tuple[str, ...], says: str, here: Path) -> None:
     result = saedsl("circuit", *arguments)
-    assert result.exit_code == 2 and says in result.output, result.output
+    assert result.exit_code == 2, result.output
+    assert says in result.output, result.output
 
 
 def test_help_shows_a_whole_task_file() -> None:
@@ -182,6 +196,7 @@ def test_ctrl_c_leaves_nothing_half_written(here: Path) -> None:
     before = sorted(p.name for p in here.iterdir())
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
-    assert process.returncode == 130 and "interrupted: nothing was written" in told
+    assert process.returncode == 130
+    assert "interrupted: nothing was written" in told
     assert sorted(p.name for p in here.iterdir()) == before
     assert not any(name.endswith(".circuit.json") for name in before)

@@ -265,7 +265,7 @@ programs = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(programs)
 def test_any_program_without_mistakes_comes_back(base: Path, text: str) -> None:
     plan, report = analyse(Source(text), Given(base=base))
@@ -275,3 +275,39 @@ def test_any_program_without_mistakes_comes_back(base: Path, text: str) -> None:
     assert again.program_id == plan.program_id
     assert plan_json(Plan.from_json(json.loads(json.dumps(plan_json(plan))))) == plan_json(plan)
     assert differences(plan, again) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "at L2.mlp ablate n1 @ gen; ablate n2\nrecord L2.mlp @ gen\nmetric m = kl() @ gen\nrun\ngenerate 7",
+            "at L2.mlp ablate n2; at L2.mlp ablate n1 @ gen; record L2.mlp @ gen; metric m = kl() @ gen; run; generate 7",
+        ),
+        (
+            "at L2.mlp ablate n1 @ gen[3]; ablate n2\ngenerate 7\ngenerate 4\nrun",
+            "at L2.mlp ablate n2; at L2.mlp ablate n1 @ gen[3]; generate 7; reset; at L2.mlp ablate n2; generate 4; run",
+        ),
+        (
+            "sweep s in [2, 3]\nat L2.mlp ablate n1 @ gen; amplify n2 x s\nmetric m = kl() @ gen\nrun\ngenerate 7",
+            "at L2.mlp amplify n2 x2; run  # s = 2; reset; at L2.mlp amplify n2 x3; run  # s = 3; reset; "
+            "at L2.mlp ablate n1 @ gen; at L2.mlp amplify n2 x2; metric m = kl() @ gen; generate 7  # s = 2; reset; "
+            "at L2.mlp ablate n1 @ gen; at L2.mlp amplify n2 x3; metric m = kl() @ gen; generate 7  # s = 3",
+        ),
+        (
+            "at L2.mlp set n1 = 2 @ gen then amplify n1 x2 @ prompt[1]\nrun\ngenerate 3",
+            "at L2.mlp set n1 = 2 @ gen then amplify n1 x2 @ prompt[1]; run; generate 3",
+        ),
+    ],
+)
+def test_a_step_says_what_it_can_read(base: Path, text: str, said: str) -> None:
+    plan = planned('prompt p = "The"\n' + text, base)
+    assert "; ".join(plan.to_dsl().splitlines()[2:]) == said
+    assert planned(plan.to_dsl(), base).program_id == plan.program_id
+
+
+def test_a_file_that_only_a_metric_names_is_declared(base: Path) -> None:
+    (base / "io.jsonl").write_text('{"prompt": "The", "answer": " Paris"}\n')
+    text = 'prompt p = "The"\nprompts io = "io.jsonl"\nmetric m = logit(io.answer)\nrun p'
+    plan = planned(text, base)
+    assert plan.to_dsl() == f'model "demo"\n{text}\n'

@@ -128,6 +128,31 @@ def test_f_strings_are_skipped_and_counted() -> None:
     assert [p.text for p in found.programs] == ["at L1.mlp ablate"]
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        '"at L2.mlp " + "ablate f1"',
+        '"at L2.mlp " + edit + "; ablate f2"',
+        '"at L2.mlp ablate f%d" % i',
+        '"at L2.mlp ablate f{}".format(i)',
+        'f"at L{i}.mlp " + "ablate"',
+        'PROMPT + "at L2.mlp abl"',
+        '"\\n".join(lines)',
+    ],
+)
+def test_a_text_that_is_put_together_is_skipped_whole(made: str) -> None:
+    found = find_programs(Source(f"import saedsl\nm.run({made})\n", "a.py"))
+    assert [found.source.text[s.span.start : s.span.end] for s in found.skipped] == [made]
+    assert found.programs == ()
+
+
+def test_a_piece_that_is_no_argument_counts_if_it_starts_a_program() -> None:
+    python = 'P = f"at L{i}.mlp ablate f" + str(i)\nQ = "a b" + "at L2.mlp abl"\nR = x + 1\n'
+    found = find_programs(Source(python, "a.py"))
+    assert [python[s.span.start : s.span.end] for s in found.skipped] == ['f"at L{i}.mlp ablate f" + str(i)']
+    assert found.programs == ()
+
+
 def test_a_file_that_is_not_python_is_said_to_be_none() -> None:
     with pytest.raises(SaedslError, match=r"a\.py: is not Python"):
         find_programs(Source("def (", "a.py"))
@@ -196,12 +221,13 @@ def test_several_files_of_all_kinds_are_checked_at_once(tmp_path: Path, capsys: 
     lines = out.splitlines()
     assert lines[0].startswith(f"{good}: no mistakes   program ")
     assert lines[1:] == [
-        f"{python}: 1 program, no mistakes   1 f-string not checked",
+        f"{python}: 1 program, no mistakes   not checked: 1 text that Python puts together",
         f"{cells}: 1 program, no mistakes",
     ]
-    python.write_text('import saedsl\nm.run("at L2.mlp ablat f42")\n')
+    python.write_text('import saedsl\nm.run("at L2.mlp ablat f42")\nm.run("at " + site)\n')
     code, out, err = check(capsys, str(python), str(good))
     assert code == 1
+    assert f"{python}: not checked: 1 text that Python puts together" in out
     assert f"--> {python}:2:18" in err
     assert f"{good}: no mistakes" in out
 

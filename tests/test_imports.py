@@ -20,7 +20,7 @@ FILES = sorted(
 )
 
 LAYERS = [
-    ["errors", "blas", "hashes"],
+    ["errors", "blas", "hashes", "paths"],
     ["grammar"],
     ["sites"],
     [
@@ -68,9 +68,10 @@ LAYERS = [
 """A module imports from the rows above its own, or from its own row."""
 LEVEL = {name: i for i, row in enumerate(LAYERS) for name in row}
 WITHOUT_MLX = {
-    "grammar", "errors", "hashes", "sites", "report", "places", "unread", "selection", "read", "tokens", "anatomy",
-    "locate", "registry", "included", "embedded", "callers", "chat", "html", "program", "wording", "canonical",
-    "builder", "binding", "directions", "rows", "scope", "target", "options", "sweeps", "guards", "records", "terms",
+    "grammar", "errors", "hashes", "paths", "sites", "report", "places", "unread", "selection", "read", "tokens",
+    "anatomy", "locate", "registry", "included", "embedded", "callers", "chat", "html", "program", "wording",
+    "canonical", "builder", "binding", "directions", "rows", "scope", "target", "options", "sweeps", "guards",
+    "records", "terms",
     "changes", "runs", "check", "positions", "conflicts", "promptrow", "plan", "planjson", "patches", "measures",
     "formulas", "chains", "planner", "dsl", "explain", "analyse", "compose", "plandiff", "show",
 }  # fmt: skip

@@ -84,6 +84,7 @@ MISTAKES: list[tuple[str, list[tuple[str, str, str]]]] = [
     ('prompt a = "Mary stone"\nat L1.mlp ablate to mean by position of "ref.txt"\nrun a', [("S411", "mean by position needs one length: a has 3 tokens, text 1 of ref.txt has 2", 'ablate to mean by position of "ref.txt"')]),
     ('prompt a = "Mary"\nat L1.mlp ablate to mean by position of "even.txt" @ gen\ngenerate a 3', [("S411", "texts of a reference have no generated tokens", "gen")]),
     ('prompt a = "Mary"\nat L1.mlp ablate to mean of "ref.txt"\nrun a', []),
+    (AB + "at L1.mlp ablate f1 to mean of b\nrun a", [("S203", "b is a prompt, a file of prompts is needed here", "b")]),
     # metrics
     ('metric m = logit(" Mary Mary")\nrun', [("S413", '" Mary Mary" is 2 tokens, \' Mary\' \' Mary\'', 'metric m = logit(" Mary Mary")')]),
     ('metric m = logprob(" Mary Mary")\nrun', []),

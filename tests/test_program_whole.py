@@ -297,7 +297,7 @@ WORDS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_no_text_raises(data: st.DataObject) -> None:
     """Mutations of a good program: words exchanged, left out, put in."""

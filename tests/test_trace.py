@@ -450,6 +450,7 @@ print(codes)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="starts its processes by fork")
 @pytest.mark.skipif(sys.platform == "darwin", reason="Metal does not survive a fork")
 def test_twenty_processes_that_ran_models_in_threads_exit_well() -> None:

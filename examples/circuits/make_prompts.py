@@ -1,7 +1,7 @@
 """Prompts of the circuits of this folder, from the tasks of the bundled model: python examples/circuits/make_prompts.py
 
 Rows are `{"prompt", "corrupt", "answer", "wrong"}`; all prompts of a file have one template, so that positions mean the
-same. Held-out prompts of `ioi` and `greater_than` are of combinations that the model never saw in training either; those
+same. Held-out prompts of `ioi` and `greater_than` are of combinations that the model never saw in training; those
 of `capital` and `capitals` ask for the same countries with other names.
 """
 
@@ -38,7 +38,7 @@ def greater_than(split: Split) -> list[Row]:
 
 
 def capital(split: Split) -> list[Row]:
-    """`N wrote a letter from C, from the city of`, of five countries in turn; the corrupt prompt has another of them."""
+    """`N wrote a letter from C, from the city of`, of five countries in turn; the corrupt prompt has another one."""
     return _capitals(split, list(CAPITALS)[:5], 60)
 
 

@@ -34,7 +34,7 @@ class Checked:
     """Of a program file."""
     programs: int = 1
     skipped: int = 0
-    """f-strings, which are not checked."""
+    """Texts that are put together when Python runs, which are not checked."""
 
     @property
     def wrong(self) -> bool:
@@ -47,8 +47,12 @@ class Checked:
         if self.plan is not None:
             return f"{self.source.name}: no mistakes   program {self.plan.program_id[:16]}"
         programs = "no programs" if not self.programs else f"{_count(self.programs, 'program')}, no mistakes"
-        rest = f"   {_count(self.skipped, 'f-string')} not checked" if self.skipped else ""
-        return f"{self.source.name}: {programs}{rest}"
+        return f"{self.source.name}: {programs}   {self.unchecked}".rstrip()
+
+    @property
+    def unchecked(self) -> str:
+        """What is to be said of those texts."""
+        return f"not checked: {_count(self.skipped, 'text')} that Python puts together" if self.skipped else ""
 
 
 def check_file(source: Source, given: Given) -> Checked:
@@ -66,7 +70,7 @@ def check_file(source: Source, given: Given) -> Checked:
 
 def _embedded(found: Found, given: Given) -> Checked:
     diagnostics = [d for program in found.programs for d in _of_program(program, given)]
-    message = "this f-string is not checked: its text is known only when it runs"
+    message = "this is not checked: its text is known only when it runs"
     hints = ("write a program, and give values with bind: amplify f7 x $k",)
     notes = [Diagnostic("S608", message, s.span, s.source, hints=hints, severity="note") for s in found.skipped]
     return Checked(found.source, (*diagnostics, *notes), None, len(found.programs), len(found.skipped))

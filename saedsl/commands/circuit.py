@@ -87,7 +87,7 @@ def find(task: Path, budget: str | None, method: str | None, out: Path | None, r
         from saedsl.circuits.find import find as search
 
         tell("loading the model", 0, 0)
-        found = search(file.open(_model(file), most=rows), **vars(wanted), progress=tell)  # type: ignore[arg-type]
+        found = search(file.open(_model(file), most=rows), **vars(wanted), progress=tell)
     save(found.circuit, out)
     counts = {"nodes": sum(n.kind not in ("embedding", "logit") for n in found.circuit), "of": len(found.scores),
               "edges": found.circuit.number_of_edges()}  # fmt: skip
@@ -95,7 +95,9 @@ def find(task: Path, budget: str | None, method: str | None, out: Path | None, r
         top = sorted(found.circuit.nodes(data="score"), key=lambda item: (-abs(item[1]), item[0]))
         click.echo(json.dumps({"circuit": str(out), **counts, "scores": {n.id: s for n, s in top}}))
         return
-    click.echo(f"{out}: {counts['nodes']} of {counts['of']:,} nodes, {counts['edges']:,} edges ({found.circuit.meta.method})")
+    click.echo(
+        f"{out}: {counts['nodes']} of {counts['of']:,} nodes, {counts['edges']:,} edges ({found.circuit.meta.method})"
+    )
     click.echo(f"next: saedsl circuit validate {task}")
 
 
@@ -161,7 +163,13 @@ def validate(task: Path, circuit: Path | None, out: Path | None, quick: bool, ro
 @_json
 @plain
 def draw(
-    circuit: Path, out: Path, width: Any, most_edges: int | None, most_nodes: int | None, no_caption: bool, as_json: bool
+    circuit: Path,
+    out: Path,
+    width: Any,
+    most_edges: int | None,
+    most_nodes: int | None,
+    no_caption: bool,
+    as_json: bool,
 ) -> None:
     """Draw CIRCUIT, a file of `find` or `validate` or their TASK.toml, into OUT: .pdf, .svg, .png, .html.
 
@@ -232,12 +240,16 @@ def run(circuit: Path, model: str | None, as_json: bool) -> None:
 
         tell("loading the model", 0, 0)
         lm = InterpretableModel.load(model or graph.meta.model)
-        result = lm.run(program.write(Path(folder) / "circuit.saedsl"), progress=lambda name: tell(f"running {name}", 0, 0))
+        result = lm.run(
+            program.write(Path(folder) / "circuit.saedsl"), progress=lambda name: tell(f"running {name}", 0, 0)
+        )
     scores = scores_of(result)
     if as_json:
         click.echo(json.dumps({**asdict(scores), "program_id": result.program_id, "plan_id": result.plan_id}))
         return
-    click.echo(f"m(M) {scores.whole:.4f}, m(C) {scores.circuit:.4f}, m(0) {scores.nothing:.4f}, m(M\\C) {scores.rest:.4f}")
+    click.echo(
+        f"m(M) {scores.whole:.4f}, m(C) {scores.circuit:.4f}, m(0) {scores.nothing:.4f}, m(M\\C) {scores.rest:.4f}"
+    )
     click.echo(f"faithfulness {scores.faithfulness:.4f}, completeness {scores.completeness:.4f}; plan {result.plan_id}")
 
 

@@ -9,10 +9,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from saedsl import paths
 from saedsl.analyse import Given, analyse
 from saedsl.anatomy import ModelInfo
 from saedsl.binding import bind_dictionaries
-from saedsl.errors import ModelError, ProgramError, SAEError
+from saedsl.errors import ModelError, SaedslError, SAEError
 from saedsl.grammar import nodes as n
 from saedsl.grammar.parse import MAX_CHARACTERS, parse
 from saedsl.grammar.scan import Chunk, Scan, scan
@@ -90,12 +91,12 @@ class Document:
         while waiting:
             doc = waiting.pop()
             for s, _ in doc.statements("include"):
-                path = (doc.base / s.path).resolve() if isinstance(s, n.Include) else None
+                path = paths.resolved(doc.base / s.path) if isinstance(s, n.Include) else None
                 if path is None or path in found or path == self.path:
                     continue
                 try:
                     found[path] = Document(read_program(path).text, path)
-                except (ProgramError, SAEError, ModelError, OSError):
+                except SaedslError:
                     continue
                 waiting.append(found[path])
         return tuple(found.values())

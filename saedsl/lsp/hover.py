@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,9 +148,8 @@ def definition(doc: Document, offset: int) -> Target | None:
                     path = find_sae(token.text.strip("\"'"), doc.base)
                 except SAEError:
                     return None
-            path = path / "cfg.json" if (path / "cfg.json").is_file() else path
-            path = path / "config.json" if (path / "config.json").is_file() else path
-            return Target(path.resolve(), Span(0, 0), "") if path.is_file() else None
+            found = next((p for p in (path / "cfg.json", path / "config.json", path) if os.path.isfile(p)), None)
+            return Target(found.resolve(), Span(0, 0), "") if found is not None else None
         return None
     declared = doc.declared.get(token.text.removeprefix("$"))
     if declared is None:

@@ -12,7 +12,7 @@ from lsprotocol import types as t
 from pygls import uris
 from pygls.lsp.server import LanguageServer
 
-from saedsl import __version__
+from saedsl import __version__, paths
 from saedsl.errors import ProgramError
 from saedsl.grammar.format import format_script
 from saedsl.grammar.nodes import Include, Span
@@ -119,7 +119,7 @@ class Server(LanguageServer):
 def _including(doc: Document, path: Path) -> Span:
     """The `include` that brings `path` in; the first one for a file that an included file includes."""
     found = [(s, at) for s, at in doc.statements("include") if isinstance(s, Include)]
-    direct = [at for s, at in found if (doc.base / s.path).resolve() == path.resolve()]
+    direct = [at for s, at in found if paths.resolved(doc.base / s.path) == path.resolve()]
     at = next(iter(direct or [at for _, at in found]), None)
     return Span(0, 0) if at is None else Span(at, at + len("include"))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from saedsl import paths
 from saedsl.errors import SAEError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
@@ -59,8 +60,8 @@ def local_or_hub(name: str | PathLike[str], download: bool = True) -> Path:
     Raises:
         SAEError: if a hub repository is not on this machine and cannot be, or must not be, fetched.
     """
-    path = Path(name).expanduser()
-    if not isinstance(name, str) or path.exists():
+    path = paths.written(name)
+    if not isinstance(name, str) or paths.existing(path, Path()) is not None:
         return path
     hub_name = HubName.parse(name)
     if hub_name is None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from saedsl.training.adam import Weights, row_norms
+from saedsl.training.adam import Weights, row_norms, sum_of_squares
 from saedsl.training.engine import Form, Settings
 from saedsl.training.joint import Joint
 from saedsl.training.selection import batch_border, keep, row_borders
@@ -148,7 +148,7 @@ def _gated(pre: mx.array, around: Around) -> Active:
         }
         return Pulled(dgate + dmagnitude * scale, own)
 
-    return Active(f, fires, pull, sparsity=l1.mean, aux=mx.sum(mx.square(missing)) / around.n)
+    return Active(f, fires, pull, sparsity=l1.mean, aux=sum_of_squares(missing) / around.n)
 
 
 class _L1:

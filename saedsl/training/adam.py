@@ -36,7 +36,12 @@ def project(g: Weights, w: Weights) -> Weights:
 
 def squares(g: Weights) -> mx.array:
     """The sum of the squares of all entries, [1]."""
-    return sum((mx.sum(mx.square(value)).reshape(1) for value in g.values()), start=mx.zeros(1))
+    return sum((sum_of_squares(value).reshape(1) for value in g.values()), start=mx.zeros(1))
+
+
+def sum_of_squares(x: mx.array) -> mx.array:
+    """Of all entries, row by row: MLX on a CPU adds all of an array to one float32, which loses 2 % of 10^7 entries."""
+    return mx.sum(mx.sum(mx.square(x), axis=-1))
 
 
 def scaled_down(g: Weights, norm: mx.array, limit: float) -> Weights:

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -58,11 +59,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             _sync(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    for other in _places(folder):
-        if other != place:
-            shutil.rmtree(other, ignore_errors=True)
-    for rest in folder.glob(f"{PARTIAL}*"):
-        shutil.rmtree(rest, ignore_errors=True)
+    _remove(folder, [other for other in _places(folder) if other != place])
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
@@ -103,8 +100,7 @@ def newest_checkpoint(folder: Path) -> int | None:
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints in `folder`, and the folder if it held nothing else."""
-    for place in (*_places(folder), *folder.glob(f"{PARTIAL}*")):
-        shutil.rmtree(place, ignore_errors=True)
+    _remove(folder, _places(folder))
     try:
         folder.rmdir()
     except OSError:
@@ -160,6 +156,15 @@ def _fill(place: Path, checkpoint: Checkpoint) -> None:
         with path.open("rb+") as opened:
             os.fsync(opened.fileno())
     _sync(place)
+
+
+def _remove(folder: Path, places: list[Path]) -> None:
+    """Remove checkpoints, and what is left of others; one that is half removed is none any more by its name."""
+    for place in places:
+        with suppress(OSError):
+            place.rename(folder / f"{PARTIAL}{place.name}")
+    for rest in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def _sha256(file: Path) -> str:

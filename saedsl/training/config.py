@@ -107,6 +107,8 @@ class SAEConfig:
     """Features per token before `k_warm_up_steps`; None for 4 k."""
     threshold_momentum: float = 0.99
     """Per step, of the running mean of BatchTopK's threshold, which replaces the batch after training."""
+    rescale: bool = True
+    """relu, gated: whether features are scaled at the end, each by itself, to make good what the L1 loss has shrunk."""
     bandwidth: float | None = None
     """jumprelu: width of the kernel that learns thresholds; None for sqrt(d_out) / 1000 (arXiv:2407.14435, scaled)."""
 

@@ -1,11 +1,12 @@
 """Where training starts: the weights of every form, from a sample of the data, in numpy for every engine.
 
-Directions are half way between random ones and those in which tokens lie, which features then find sooner. They are the
-decoder's rows, of unit length; the encoder is their transpose (arXiv:2406.04093, appendix A.1), `b_dec` is the middle of
-the data, and encoder biases put the middle of the input at a pre-activation of 0. Of a transcoder they are the encoder's
-columns; its decoder rows are where the best linear map takes them. JumpReLU's thresholds start at the standard deviation
-of a feature's pre-activation, where about a sixth of the features fire: arXiv:2407.14435 starts them near 0, but then
-billions of tokens pass before Adam, which moves their logarithm by the learning rate a step, has raised them.
+Decoder rows are half way between random directions and those in which tokens lie, which features then find sooner. They
+have unit length; the encoder is their transpose (arXiv:2406.04093, appendix A.1), `b_dec` is the middle of the data,
+and encoder biases put the middle of the input at a pre-activation of 0. A transcoder's encoder columns are random; its
+decoder rows are where the best linear map takes them. JumpReLU's thresholds start at the
+standard deviation of a feature's pre-activation, where about a sixth of the features fire: arXiv:2407.14435 starts them
+near 0, but then billions of tokens pass before Adam, which moves their logarithm by the learning rate a step, has
+raised them.
 """
 
 from __future__ import annotations
@@ -48,11 +49,12 @@ def initial_weights(
     b_dec = centre(y, b_dec_init)
     middle = b_dec if same else centre(x, b_dec_init)
     directions = _unit(rng.standard_normal((d_sae, d_in)).astype(np.float32))
-    tokens = x[rng.integers(len(x), size=d_sae)] - middle
+    if same and n_layers == 1:
+        directions = _unit(directions + _unit(x[rng.integers(len(x), size=d_sae)] - middle))
     rows, bias = np.zeros((d_sae, y.shape[1]), np.float32), np.zeros(d_sae, np.float32)
     for layer in range(n_layers):
         features, columns = slice(layer * n, (layer + 1) * n), slice(layer * d_in, (layer + 1) * d_in)
-        mine = directions[features] = _unit(directions[features] + _unit(tokens[features, columns]))
+        mine = directions[features]
         if same and n_layers == 1:
             rows[features] = mine
         else:

@@ -18,6 +18,7 @@ from saedsl.training.jobs import Scales, Task, joined
 from saedsl.training.report import Point, Validation
 from saedsl.training.resample import TOKENS as RESAMPLED_ON
 from saedsl.training.resample import new_features, residuals
+from saedsl.training.rescale import rescaled
 from saedsl.training.schedule import Steered, k_at, rate_at, sparsity_at, sparsity_steps
 from saedsl.training.source import Source
 
@@ -52,6 +53,7 @@ class Learner:
         self.scales = Scales.of(task, sample)
         x = joined(sample, task.inputs, self.scales.x)
         y = x if task.same else joined(sample, task.outputs, self.scales.y)
+        self._sample = sample if c.sae_type in L1_TYPES and c.rescale else None
         weights = initial_weights(task.form, x, y, task.d_sae, c.seed, c.b_dec_init)
         self.engine = make_engine(task.form, self._share(weights), parallel)
         self.window = c.dead_window or max(min(10_000_000, steps * c.batch_size // 10), 1)
@@ -110,7 +112,11 @@ class Learner:
 
     def dictionary(self, step: int) -> SAE:
         """The dictionary after `step`, of the model's own activations."""
-        return self.task.dictionary(self.weights(), self.scales, self.threshold or 0.0, self._k(step))
+        sae = self.task.dictionary(self.weights(), self.scales, self.threshold or 0.0, self._k(step))
+        if self._sample is None or step < self.steps:
+            return sae
+        x, y = joined(self._sample, self.task.inputs), joined(self._sample, self.task.outputs)
+        return rescaled(sae, x, y, self.scales.y)
 
     def weights(self) -> Arrays:
         """Copies of the weights, of all processes."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from saedsl.errors import TrainingError
 from saedsl.training.activations import Active, Around, activate, sparsity_loss
-from saedsl.training.adam import Moments, Weights, adam, project, scaled_down, squares, unit_rows
+from saedsl.training.adam import Moments, Weights, adam, project, scaled_down, squares, sum_of_squares, unit_rows
 from saedsl.training.engine import Arrays, Form, Outcome, Parallel, Settings
 from saedsl.training.joint import Joint
 from saedsl.training.linear import (
@@ -75,7 +75,7 @@ class PortableEngine:
         pre = encode(w["W_enc"], w[self._bias], u, form.layers)
         active = activate(pre, Around(form, settings, w, n, joint, missing, 0.8 * self._border))
         e = [joint.over_features(part) + offset for part in decode_prefixes(active.f, w["W_dec"], self._ends)]
-        reconstruction = sum((mx.sum(mx.square(part)) for part in e), start=mx.array(0.0)) / (n * len(e))
+        reconstruction = sum((sum_of_squares(part) for part in e), start=mx.array(0.0)) / (n * len(e))
         revival = self._revive(pre, Residual(e[-1], reconstruction, n), settings)
         g = self._gradients(inputs, u, active, [part * (2 / (n * len(e))) for part in e], settings, revival)
         self._update(g, settings)

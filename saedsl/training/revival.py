@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from saedsl.training.adam import sum_of_squares
 from saedsl.training.engine import Aux
 from saedsl.training.joint import Joint
 from saedsl.training.selection import keep, row_borders
@@ -51,7 +52,7 @@ def auxk(pre: mx.array, W_dead: mx.array, left: Residual, aux: Aux, joint: Joint
     weight = aux.coefficient * min(n_dead / aux.k, 1.0)
     missing = joint.over_features(z @ W_dead) + left.e
     g = (2 * weight / left.n) * missing
-    return Revival(weight * mx.sum(mx.square(missing)) / left.n, (g @ W_dead.T) * fires, z.T @ g)
+    return Revival(weight * sum_of_squares(missing) / left.n, (g @ W_dead.T) * fires, z.T @ g)
 
 
 def ghost(pre: mx.array, W_dead: mx.array, left: Residual, aux: Aux, joint: Joint) -> Revival:
@@ -60,7 +61,7 @@ def ghost(pre: mx.array, W_dead: mx.array, left: Residual, aux: Aux, joint: Join
     out = joint.over_features(z @ W_dead)
     scale = _lengths(left.e) / (2 * _lengths(out) + SMALL)
     missing = scale * out + left.e
-    loss = mx.sum(mx.square(missing)) / left.n
+    loss = sum_of_squares(missing) / left.n
     both = joint.over_tokens(mx.stack([left.reconstruction, loss]))
     weight = aux.coefficient * both[0] / (both[1] + SMALL)
     g = (2 / left.n) * weight * scale * missing

@@ -1,4 +1,4 @@
-"""The circuits of the bundled model's tasks: found, validated on held-out prompts, drawn; the tables of docs/circuits.md.
+"""Circuits of the bundled model's tasks: found, validated on held-out prompts, drawn; the tables of docs/circuits.md.
 
     python tests/bench/circuits.py [--docs docs/circuits.md] [--figures docs/figures] [TASK ...]
 
@@ -11,7 +11,6 @@ import argparse
 import re
 import time
 from pathlib import Path
-
 
 from saedsl import InterpretableModel
 from saedsl.circuits.draw import draw
@@ -34,9 +33,7 @@ def one(name: str, model: InterpretableModel, figures: Path | None) -> tuple[Ver
     start = time.perf_counter()
     found = find(training, **vars(file.find))
     middle = time.perf_counter()
-    verdict, circuit = validate(
-        found.circuit, held_out, training=training, scores=found.scores, **vars(file.validate)
-    )
+    verdict, circuit = validate(found.circuit, held_out, training=training, scores=found.scores, **vars(file.validate))
     end = time.perf_counter()
     if figures is not None:
         draw(strongest(circuit, SHOWN), figures / f"circuit-{name.replace('_', '-')}.pdf", most_edges=60)
@@ -49,7 +46,9 @@ def summary(verdicts: dict[str, tuple[Verdict, float, float]]) -> str:
             "random circuits", "CMD", "Spearman with exact patching")  # fmt: skip
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for name, (v, _, _) in verdicts.items():
-        assert v.control is not None and v.curve is not None and v.agreement is not None
+        assert v.control is not None
+        assert v.curve is not None
+        assert v.agreement is not None
         cells = (
             f"`{name}`", ", ".join(v.choices.sites), f"{v.nodes}", f"{v.nodes / v.active:.1%}", f"{v.share:.1%}",
             f"**{v.scores.faithfulness:.3f}** [{v.interval.low:.2f}, {v.interval.high:.2f}]",

@@ -68,17 +68,17 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def measured(tokens: int, l0: int, shifts: int, dictionaries: int = DICTIONARIES) -> float:
-    """Seconds of processors of one count, printed with what it found."""
+def measured(tokens: int, l0: int, shifts: int, dictionaries: int = DICTIONARIES, least: int = 50) -> float:
+    """Seconds of processors of one count of features that fire at `least` tokens, printed with what it found."""
     firings, documents = synthetic(tokens, l0, dictionaries)
     before, cpu = time.perf_counter(), time.process_time()
-    table = coactivation(firings, documents, pairs="neighbours", min_firings=50, shifts=shifts, top=1_000_000)
+    table = coactivation(firings, documents, pairs="neighbours", min_firings=least, shifts=shifts, top=1_000_000)
     took, cpu = time.perf_counter() - before, time.process_time() - cpu
-    frequent = sum(int((np.bincount(f.features) >= 50).sum()) for f in firings.values())
+    frequent = sum(int((np.bincount(f.features) >= least).sum()) for f in firings.values())
     print(
         f"{tokens:7d} tokens, L0 {l0:2d}, {dictionaries} dictionaries, {shifts:2d} shifts: {took:6.1f} s "
         f"({cpu:.1f} s of processors), peak {peak():.2f} GB; "
-        f"{frequent} features of >= 50, {table.tested:.3g} pairs tested, {table.found} found",
+        f"{frequent} features of >= {least}, {table.tested:.3g} pairs tested, {table.found} found",
         flush=True,
     )
     return cpu
@@ -90,11 +90,17 @@ def exponent(x: list[int], y: list[float]) -> float:
 
 
 def growth() -> None:
-    """Time by tokens and by L0, of 4 dictionaries and 3 shifts."""
-    sizes = [12_500, 25_000, 50_000]
-    print(f"grows with tokens ^ {exponent(sizes, [measured(n, L0, 3, 4) for n in sizes]):.2f}")
+    """Time by tokens and by L0, of 4 dictionaries and 3 shifts.
+
+    Features count from the same share of tokens on, 50 in 100,000 at L0 32: else more text and a larger L0 mean more
+    features as well, and time grows with those too.
+    """
+    sizes = [25_000, 50_000, 100_000]
+    times = [measured(n, L0, 3, 4, least=n // 2000) for n in sizes]
+    print(f"grows with tokens ^ {exponent(sizes, times):.2f}")
     depths = [16, 32, 64]
-    print(f"grows with L0 ^ {exponent(depths, [measured(25_000, n, 3, 4) for n in depths]):.2f}")
+    times = [measured(50_000, n, 3, 4, least=25 * n // 32) for n in depths]
+    print(f"grows with L0 ^ {exponent(depths, times):.2f}")
 
 
 def main() -> None:

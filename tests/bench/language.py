@@ -1,9 +1,11 @@
-"""Time of parse + check + plan: a one-line program, and programs of up to 5,000 statements with a linear fit.
+"""Time of parse + check + plan: a one-line program, programs of up to 5,000 statements with a linear fit, odd long texts.
 
     python tests/bench/language.py
 
 Recorded in docs/benchmarks.md. Nothing is asserted: times depend on the machine.
 """
+
+# ruff: noqa: E501 (a text stays one line)
 
 from __future__ import annotations
 
@@ -21,6 +23,8 @@ from saedsl.tokens import read_encoder
 
 ONE = "at L2.mlp ablate f42 @ prompt[-1]"
 SIZES = (500, 1000, 2000, 4000, 5000)
+LONG = 200_000
+"""Characters that are to be answered in 2 s."""
 
 
 def seconds(run: Callable[[], object], repeats: int = 5) -> float:
@@ -51,6 +55,32 @@ def program(n: int) -> str:
     return "\n".join([*lines, "run"])
 
 
+def repeated(piece: str, n: int = LONG) -> str:
+    return piece * (n // len(piece))
+
+
+def odd_texts() -> dict[str, str]:
+    """Texts of up to `LONG` characters that are no programs, or strange ones."""
+    names = [f"name{i}" for i in range(4500)]
+    texts = {
+        piece: repeated(piece)
+        for piece in ("{", '"', ";", "(", "at ", "“", "x", "f1,", "at L0.mlp {\n", "run\n", "foo bar\n")
+    }
+    return texts | {
+        "a long number": "at L0.mlp ablate f" + "9" * LONG,
+        "nested": "let a = " + "(" * 99_000 + "1" + ")" * 99_000,
+        "one feature, edited 10,000 times": repeated("at L0.mlp ablate f1\n"),
+        "a set of 35,000 items": "at L0.mlp ablate {" + ",".join(f"f{i % 1024}" for i in range(35_000)) + "}\nrun",
+        "sets that name the set above": "let a0 = {f1}\n" + "".join(f"let a{i} = {{a{i - 1}, f{i % 1024}}}\n" for i in range(1, 7000)),
+        "unknown names among many": "".join(f"let {n} = {{f1}}\n" for n in names) + "".join(f"at L0.mlp ablate {n}x\n" for n in names[:3500]),
+        "files that are not there": "".join(f'include "x{i}"\n' for i in range(11_000)),
+        "a word that stands 100,000 times": f'prompt p = "{" a" * 99_000}"\nat L0.mlp @ every " a" ablate f1\nrun',
+        "strings without an end": repeated('prompt p = "abc\n'),
+        "1,500 edits of 1,000 features": 'prompt p = "' + " a" * 200 + '"\nlet s = {' + ",".join(f"f{i}" for i in range(1024)) + "}\n"
+        + "".join(f"at L{i % 4}.{('mlp', 'resid')[i // 4 % 2]} ablate s @ prompt[{i // 8 + 1}]\n" for i in range(1500)) + "run",
+    }  # fmt: skip
+
+
 def main() -> None:
     model = ModelInfo.read(DEMO / "model", "demo")
     given = Given(model, read_encoder(DEMO / "model", model.bos_token_id))
@@ -66,6 +96,9 @@ def main() -> None:
     slope, start = np.polyfit(SIZES, found, 1)
     residual = np.abs(np.polyval((slope, start), SIZES) - found).max()
     print(f"fit: {1e6 * slope:.0f} us a statement, {1e3 * start:+.0f} ms; largest residual {1e3 * residual:.0f} ms")
+    for name, text in odd_texts().items():
+        took = seconds(lambda t=text: analyse(Source(t), given), 1)  # type: ignore[misc]
+        print(f"{len(text):,} characters, {name!r}: {took:.2f} s")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ def drawn(ready: Bench, errors: bool = True) -> list[Node]:
     """Half of the features that fire, and some errors."""
     rng = np.random.default_rng(5)
     nodes = [n for n in ready.universe if rng.random() < 0.5]
-    return [*nodes, Node.of("error", "L0.resid_post", None, 2), Node.of("error", "L1.mlp", None, 4)] if errors else nodes
+    return (
+        [*nodes, Node.of("error", "L0.resid_post", None, 2), Node.of("error", "L1.mlp", None, 4)] if errors else nodes
+    )
 
 
 def by_numpy(ready: Bench, plain: Plain, circuit: list[Node], complement: bool = False) -> list[float]:
@@ -31,13 +33,11 @@ def by_numpy(ready: Bench, plain: Plain, circuit: list[Node], complement: bool =
     task, found = ready.task, []
     inside = set(circuit)
     for row, tokens in enumerate(ready.pairs.clean):
-        _, clean = tiny.forward(task.model.model, tokens.ids)
+        _, _clean = tiny.forward(task.model.model, tokens.ids)
         corrupt = None
         if ready.pairs.corrupt is not None:
             _, corrupt = tiny.forward(task.model.model, ready.pairs.corrupt[row].ids)
-        references = [
-            tiny.forward(task.model.model, task.model.encoder.encode(text).ids)[1] for text in task.reference
-        ]
+        references = [tiny.forward(task.model.model, task.model.encoder.encode(text).ids)[1] for text in task.reference]
         read: dict[str, np.ndarray] = {}
 
         def edit_of(place: Place, row: int = row, corrupt: Any = corrupt, references: Any = references,
@@ -103,7 +103,8 @@ def test_everything_is_the_model_and_nothing_is_m0(llama: InterpretableModel, sa
     assert ready.measure([[]], complement=True)[0] == pytest.approx(ready.value, abs=1e-4)
     every = [Node.of(p.kind, p.name, j) for p in ready.places for j in range(p.sae.config.d_sae)]  # type: ignore[arg-type]
     assert ready.measure([every], complement=True, errors="remove all")[0] == pytest.approx(nothing, abs=1e-4)
-    assert ready.share(ready.universe) == 1 and ready.share([]) == 0
+    assert ready.share(ready.universe) == 1
+    assert ready.share([]) == 0
 
 
 def test_a_node_without_position_is_one_at_every_position(llama: InterpretableModel, sae_of: SAEOf) -> None:
@@ -134,9 +135,7 @@ def test_the_number_of_rows_at_a_time_changes_nothing(llama: InterpretableModel,
         ("L1.mlp.f3@99", "the prompts have"),
     ],
 )
-def test_a_circuit_of_something_else_is_refused(
-    node: str, says: str, llama: InterpretableModel, sae_of: SAEOf
-) -> None:
+def test_a_circuit_of_something_else_is_refused(node: str, says: str, llama: InterpretableModel, sae_of: SAEOf) -> None:
     ready = bench(small_task(llama, sae_of, ablation="zero"))
     with pytest.raises(CircuitError, match=says):
         ready.measure([[Node.parse(node)]])
@@ -150,7 +149,10 @@ def test_a_circuit_of_something_else_is_refused(
         ({"rows": [{"prompt": "", "answer": " a", "wrong": " on"}]}, "clean prompt is empty"),
         ({"rows": [ROWS[0], {**ROWS[1], "prompt": " a"}]}, "the prompts of a batch are equally long"),
         ({"rows": [{**ROWS[0], "corrupt": " the dog"}], "ablation": "resample"}, "different numbers of tokens"),
-        ({"rows": [{"prompt": " a", "answer": " a", "wrong": " on"}], "ablation": "resample"}, "row 1 has no `corrupt`"),
+        (
+            {"rows": [{"prompt": " a", "answer": " a", "wrong": " on"}], "ablation": "resample"},
+            "row 1 has no `corrupt`",
+        ),
         ({"ablation": "mean", "reference": [" a"]}, "texts of the reference have 7 tokens"),
         ({"ablation": "noise"}, "ablation is 'noise'; it can be zero, mean, resample"),
         ({"errors": "hide"}, "errors is 'hide'; it can be keep, remove"),
@@ -182,5 +184,5 @@ def test_a_metric_that_effects_cannot_be_of_is_refused(
 
 def test_dictionaries_of_another_model_are_refused(llama: InterpretableModel, sae_of: SAEOf) -> None:
     for sae in (sae_of(d_in=48, site="L0.mlp"), sae_of(site="L0.mlp", model_name="another")):
-        with pytest.raises(CircuitError, match="another model|trained on the model another"):
+        with pytest.raises(CircuitError, match=r"another model|trained on the model another"):
             small_task(llama, sae_of, saes={"L0.mlp": sae})

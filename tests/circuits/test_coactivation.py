@@ -59,11 +59,11 @@ def test_a_graph_counts_what_the_dictionaries_say_of_each_text_alone(llama: Inte
                 fires[name].append(np.array(sae.encode(x[sae.config.input_site]))[0, 1:] > 0)  # type: ignore[index]
             documents += [number] * len(ids[at : at + 7])
     on = {name: np.concatenate(parts) for name, parts in fires.items()}
-    at = [t for t in range(len(documents) - 1) if documents[t] == documents[t + 1]]
+    pairs = [t for t in range(len(documents) - 1) if documents[t] == documents[t + 1]]
     order = ["L0.resid_post", "L1.mlp", "L1.resid_post"]
     wanted = {}
     for a, b in ((a, b) for i, a in enumerate(order) for b in order[i:]):
-        together = on[a][at].T.astype(int) @ on[b][np.array(at) + 1].astype(int)
+        together = on[a][pairs].T.astype(int) @ on[b][np.array(pairs) + 1].astype(int)
         for i, j in np.argwhere(together):
             if on[a][:, i].sum() >= 5 and on[b][:, j].sum() >= 5 and not (a == b and i == j):
                 wanted[a, int(i), b, int(j)] = int(together[i, j])
@@ -73,7 +73,7 @@ def test_a_graph_counts_what_the_dictionaries_say_of_each_text_alone(llama: Inte
     assert kinds == {("L0.resid_post", "feature"), ("L1.mlp", "transcoder"), ("L1.resid_post", "feature")}
     assert {e["kind"] for _, _, e in graph.edges(data=True)} == {"coactivation"}
     told = graph.meta.notes["coactivation"]
-    assert (told["lag"], told["tokens"], told["documents"], told["found"]) == (1, len(at), 12, len(wanted))
+    assert (told["lag"], told["tokens"], told["documents"], told["found"]) == (1, len(pairs), 12, len(wanted))
     assert (graph.meta.model, graph.meta.n_layers) == ("tiny-llama", 2)
 
 

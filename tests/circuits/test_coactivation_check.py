@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -126,6 +127,10 @@ def test_flow_edges_are_ranked_on_the_same_pairs(backup_model: InterpretableMode
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| graph", "| phi", "| flow", "| random pairs"]
 
 
+def put(value: mx.array, x: mx.array) -> mx.array:
+    return value
+
+
 @pytest.mark.parametrize("lag", [0, 2])
 @pytest.mark.parametrize("kind", ["sae", "transcoder", "layer_norm"])
 def test_effects_are_those_of_ablating_one_feature_on_one_prompt_by_hand(
@@ -156,7 +161,7 @@ def test_effects_are_those_of_ablating_one_feature_on_one_prompt_by_hand(
             value[0] = 0  # BOS
             scale = np.broadcast_to(np.array(source.scale(x[read])).reshape(-1), value.shape)
             moved = x[write] - mx.array(((value * scale)[:, None] * np.array(source.W_dec)[f])[None])
-            _, y = llama.forward(tokens, {at}, {write: lambda _, moved=moved: moved})
+            _, y = llama.forward(tokens, {at}, {write: partial(put, moved)})
             before, after = (np.array(target.encode(z[at]))[0, :, g].astype(float) for z in (x, y))
             for t in np.flatnonzero(value > 0) + lag:
                 if t < len(value):

@@ -56,7 +56,8 @@ def test_the_strongest_nodes_are_kept_with_tokens_and_logits(options: dict[str, 
     assert named(found) == kept
     assert {n.kind for n in found} >= {"logit", "embedding"}
     assert found.meta.method == f"atp; {options.get('method', 'top')} {len(kept)} of 5"
-    assert found.meta.scores == {} and whole.meta.scores == {"faithfulness": 0.5}  # those were of the whole graph
+    assert found.meta.scores == {}
+    assert whole.meta.scores == {"faithfulness": 0.5}
 
 
 def test_influence_follows_edges_not_scores() -> None:

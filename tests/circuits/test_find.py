@@ -53,16 +53,18 @@ def test_the_strongest_nodes_are_joined_by_edges(found: Found, llama: Interpreta
     meta = found.circuit.meta
     assert (meta.metric, meta.ablation, meta.errors) == (METRIC, "resample", "remove")
     assert meta.method == f"ig, 3 steps; top 20 of {len(scores)}"
-    assert meta.tokens is not None and meta.tokens[1] == " the*"  # the prompts differ there
+    assert meta.tokens is not None
+    assert meta.tokens[1] == " the*"
 
 
 def test_edges_are_means_over_the_prompts_that_are_looked_at(llama: InterpretableModel, sae_of: SAEOf) -> None:
     task = small_task(llama, sae_of, ablation="resample")
     twice = task.with_rows([task.rows[0], task.rows[0]])
     one, both = (find(t, budget=10, steps=2, edge_rows=1).circuit for t in (task.with_rows(task.rows[:1]), twice))
-    assert dict(one.edges) and {
-        (u, v): w for u, v, w in one.edges(data="weight")
-    } == pytest.approx({(u, v): w for u, v, w in both.edges(data="weight")}, rel=1e-3)
+    assert dict(one.edges)
+    assert {(u, v): w for u, v, w in one.edges(data="weight")} == pytest.approx(
+        {(u, v): w for u, v, w in both.edges(data="weight")}, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -77,7 +79,8 @@ def test_every_method_finds_a_circuit(method: str, llama: InterpretableModel, sa
         ready = bench(task)
         top = find(task, budget=5, steps=2, edge_rows=0, effects="atp").circuit
         greedy, plain, nothing = distance(ready)([inner(done.circuit), inner(top), []])
-        assert greedy <= plain and greedy < nothing
+        assert greedy <= plain
+        assert greedy < nothing
 
 
 def test_prompts_of_different_lengths_are_aggregated_without_positions(
@@ -143,12 +146,14 @@ def test_a_circuits_program_measures_what_many_circuits_at_a_time_do(
 
 def test_a_program_says_what_it_keeps_and_the_graph_gives_it(found: Found) -> None:
     text = found.circuit.to_dsl()
-    assert 'model "' in text and 'prompts io = "circuit.prompts.jsonl"' in text
+    assert 'model "' in text
+    assert 'prompts io = "circuit.prompts.jsonl"' in text
     assert f"metric effect = {METRIC}" in text
     assert [line for line in text.splitlines() if line.startswith("run")] == [
         "run io as circuit", "run io as nothing", "run io as rest",
     ]  # fmt: skip
-    assert "from io.corrupt" in text and "drop error" in text
+    assert "from io.corrupt" in text
+    assert "drop error" in text
     rows = [json.loads(line) for line in to_program(found.circuit).files["circuit.prompts.jsonl"].splitlines()]
     assert rows == [dict(r) for r in ROWS]
 
@@ -169,7 +174,7 @@ def test_a_hand_made_circuit_has_a_program_too(llama: InterpretableModel, sae_of
         ({"ablation": "resample"}, "without a task, only zero is known"),
     ):
         with pytest.raises(CircuitError, match=says):
-            to_program(graph.with_meta(replace(meta, **change)))  # type: ignore[arg-type]
+            to_program(graph.with_meta(replace(meta, **change)))
     graph.add_typed_node(Node.parse("L0.attn.h1@2"))
     with pytest.raises(CircuitError, match="circuits with a head run through Python"):
         to_program(graph)
@@ -202,11 +207,16 @@ def test_a_verdict_has_every_number_and_its_program_gives_the_same(
     ready, nodes = bench(held_out), inner(found.circuit)
     inside, nothing = ready.measure([nodes, []]).mean(axis=1)
     assert verdict.scores.faithfulness == pytest.approx((inside - nothing) / (ready.value.mean() - nothing), abs=1e-4)
-    assert verdict.nodes == 20 and verdict.active == len(ready.universe) and 0 < verdict.share < 1
+    assert verdict.nodes == 20
+    assert verdict.active == len(ready.universe)
+    assert 0 < verdict.share < 1
     assert [h.errors for h in verdict.handlings] == ["kept everywhere", "removed outside", "removed everywhere"]
     assert verdict.handlings[1].faithfulness == pytest.approx(verdict.scores.faithfulness, abs=1e-4)
-    assert verdict.curve is not None and verdict.control is not None and verdict.agreement is not None
-    assert len(verdict.needs) == 20 and verdict.training is not None
+    assert verdict.curve is not None
+    assert verdict.control is not None
+    assert verdict.agreement is not None
+    assert len(verdict.needs) == 20
+    assert verdict.training is not None
     assert verdict.interval.low <= verdict.interval.value <= verdict.interval.high
     assert set(told) == {"program", "minimality", "curve", "exact patching", "random circuits"}
     # the same number again, from the program of the circuit that comes back, through its file
@@ -255,10 +265,10 @@ def test_completion_names_what_was_taken_away(llama: InterpretableModel, sae_of:
     ready = bench(small_task(llama, sae_of, ablation="zero", errors="remove"))
     whole = [*ready.universe, *errors_of(ready)]
     assert ready.measure([whole])[0] == pytest.approx(ready.value, abs=1e-4)
-    alone = {n: abs(v - ready.value.mean()) for n, v in zip(
-        whole, ready.measure([[m for m in whole if m != n] for n in whole[:60]]).mean(axis=1), strict=False)}  # fmt: skip
+    without = ready.measure([[m for m in whole if m != n] for n in whole[:60]]).mean(axis=1)
+    alone = {n: abs(v - ready.value.mean()) for n, v in zip(whole, without, strict=False)}
     lost = max(alone, key=lambda n: alone[n])
-    added = completion(ready, [n for n in whole if n != lost], {n: 1.0 for n in ready.universe})
+    added = completion(ready, [n for n in whole if n != lost], dict.fromkeys(ready.universe, 1.0))
     assert added[0].node == lost
     assert added[0].together == pytest.approx(1, abs=1e-3)
     assert completion(ready, whole, {}) == []
@@ -270,8 +280,10 @@ def test_random_circuits_are_as_large_at_every_site(llama: InterpretableModel, s
     drawn = random_circuits(ready, circuit, 3)
     for other in drawn:
         assert sorted(n.site for n in other) == sorted(n.site for n in circuit)
-        assert len(set(other)) == len(other) and set(other) <= set(ready.universe)
-    assert drawn[0] != drawn[1] and drawn == random_circuits(ready, circuit, 3)
+        assert len(set(other)) == len(other)
+        assert set(other) <= set(ready.universe)
+    assert drawn[0] != drawn[1]
+    assert drawn == random_circuits(ready, circuit, 3)
 
 
 def test_a_site_that_the_metric_does_not_read_has_no_faithfulness(llama: InterpretableModel, sae_of: SAEOf) -> None:

@@ -1,6 +1,6 @@
-"""Mutated programs: no text makes the parser raise, hang or lose its place, and what it reads, it prints.
+"""Mutated programs: no text makes a check raise, hang or lose its place, and what is read, is printed the same.
 
-`python tests/grammar/fuzz.py 200000 [SEED]` tries as many texts and stops at the first that fails, made small.
+`python tests/grammar/fuzz.py 200000 [SEED [SECONDS]]` tries as many texts and stops at the first that fails, shrunk.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from saedsl.analyse import Given, analyse
 from saedsl.grammar.format import format_script
 from saedsl.grammar.nodes import Node
 from saedsl.grammar.parse import depth, parse
+from saedsl.grammar.source import Source
+from saedsl.plan import Plan
 
 SLOW = 2.0
 """Seconds of the processor that no text may take."""
+
+GIVEN = Given(bind={"d": [1.0] * 128, "k": 2.0}, base=Path(__file__).parents[1] / "programs" / "valid")
 
 CORPUS = [
     *(p.read_text(encoding="utf-8") for p in sorted((Path(__file__).parents[1] / "programs").glob("*valid/*.saedsl"))),
@@ -125,10 +130,33 @@ def misplaced(node: Node, end: int) -> Node | None:
     return None
 
 
+def wrong_plan(text: str) -> str | None:
+    """What a check does wrong with a text, or None; a plan without mistakes goes to text and JSON and back."""
+    start = time.process_time()
+    plan, report = analyse(Source(text), GIVEN)
+    if (took := time.process_time() - start) > SLOW:
+        return f"it took {took:.1f} s to check"
+    found = [d.to_json() for d in report.diagnostics]
+    if any(d in found[:i] for i, d in enumerate(found)):
+        return f"said twice: {found}"
+    if plan is None or report.errors:
+        return None
+    if Plan.from_json(plan.to_json()).to_json() != plan.to_json():
+        return "its plan changes on the way through JSON"
+    try:
+        printed = plan.to_dsl()
+    except ValueError:  # a plan that has no text says so
+        return None
+    again, second = analyse(Source(printed), GIVEN)
+    if again is None or second.errors:
+        return f"its plan's text has a mistake:\n{printed}\n{second.errors[0].render()}"
+    return None if again.program_id == plan.program_id else f"its plan's text means something else:\n{printed}"
+
+
 def fails(text: str) -> str | None:
     """What is wrong with a text; an exception is too."""
     try:
-        return wrong(text)
+        return wrong(text) or wrong_plan(text)
     except Exception as e:
         return f"{type(e).__name__}: {e}"
 
@@ -166,5 +194,5 @@ def fuzz(n: int, seed: int, seconds: float = float("inf")) -> int:
 
 
 if __name__ == "__main__":
-    tried = fuzz(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-    print(f"{tried} texts")
+    count, seed, seconds = (*sys.argv[1:4], *("0", "inf")[len(sys.argv) - 2 :])
+    print(f"{fuzz(int(count), int(seed), float(seconds))} texts")

@@ -280,7 +280,7 @@ statements = (
 scripts = st.builds(n.Script, st.lists(statements, max_size=4).map(tuple))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(scripts)
 def test_what_is_printed_reads_back_the_same(script: n.Script) -> None:
     text = format_script(script)
@@ -291,7 +291,7 @@ def test_what_is_printed_reads_back_the_same(script: n.Script) -> None:
     assert text == "" or text.endswith("\n")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(scripts, st.randoms(use_true_random=False))
 def test_comments_survive_and_formatting_is_idempotent(script: n.Script, rng: random.Random) -> None:
     lines = format_script(script).splitlines()
@@ -328,7 +328,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_no_text_raises(rng: random.Random) -> None:
     text = UGLY

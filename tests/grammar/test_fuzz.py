@@ -1,4 +1,4 @@
-"""Ten seconds of mutated programs; `python tests/grammar/fuzz.py 200000` tries more."""
+"""Some seconds of mutated programs; `python tests/grammar/fuzz.py 200000` tries more."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_programs_that_are_mutated_are_valid() -> None:
 
 
 def test_mutated_programs_never_raise_hang_or_print_something_else() -> None:
-    assert fuzz.fuzz(1_000_000, seed=7, seconds=8) > 100
+    assert fuzz.fuzz(1_000_000, seed=7, seconds=4) > 100
 
 
 @pytest.mark.parametrize(

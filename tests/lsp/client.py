@@ -28,6 +28,7 @@ class Client:
         self.messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.kept: list[dict[str, Any]] = []
         self.number = 0
+        self.opened: set[str] = set()
         threading.Thread(target=self._listen, daemon=True).start()
         general = {"general": {"positionEncodings": encodings}} if encodings else {}
         self.started = self.request(
@@ -82,6 +83,7 @@ class Client:
 
     def open(self, text: str, name: str = "a.saedsl", version: int = 1) -> list[dict[str, Any]]:
         """Open a text; the diagnostics that come of it."""
+        self.opened.add(self.uri(name))
         item = {"uri": self.uri(name), "languageId": "saedsl", "version": version, "text": text}
         self.notify("textDocument/didOpen", {"textDocument": item})
         return self.diagnostics(name, version)
@@ -113,8 +115,17 @@ class Client:
         """Completions by their text."""
         return {i["label"]: i for i in self.at("completion", line, character)["items"]}
 
+    def move(self, folder: Path) -> None:
+        """Close every text and forget what was said of them; names are of files in `folder` from here on."""
+        for uri in sorted(self.opened):
+            self.notify("textDocument/didClose", {"textDocument": {"uri": uri}})
+        self.opened.clear()
+        self.kept.clear()
+        self.folder = folder
+
     def close(self) -> int:
         """End the server as editors do; its exit code."""
+        self.opened.clear()
         self.request("shutdown", None)
         self.notify("exit", None)
         return self.process.wait(timeout=30)

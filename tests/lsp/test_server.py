@@ -23,8 +23,27 @@ run fr
 """
 
 
+@pytest.fixture(scope="module")
+def running() -> Iterator[dict[str, Client]]:
+    """The server of this file, once a test has asked for it."""
+    clients: dict[str, Client] = {}
+    yield clients
+    for c in clients.values():
+        c.__exit__(None, None, None)
+
+
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
+def client(running: dict[str, Client], tmp_path: Path) -> Client:
+    """A server with nothing open, whose editor is in a folder of the test's own."""
+    if "one" not in running or running["one"].process.poll() is not None:
+        running["one"] = Client(tmp_path)
+    running["one"].move(tmp_path)
+    return running["one"]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Client]:
+    """A server that the test may end."""
     with Client(tmp_path) as c:
         yield c
 
@@ -44,7 +63,11 @@ def test_the_server_says_what_it_can_do(client: Client) -> None:
     assert {"completionProvider", "hoverProvider", "definitionProvider", "documentFormattingProvider"} <= set(can)
     assert "codeActionProvider" in can
     assert client.started["serverInfo"]["name"] == "saedsl"
-    assert client.close() == 0
+
+
+def test_the_server_ends_when_it_is_told_to(own: Client) -> None:
+    assert own.open("at L12.mlp ablate\n")
+    assert own.close() == 0
 
 
 def test_mistakes_come_with_code_place_and_page(client: Client) -> None:
@@ -223,7 +246,7 @@ def test_no_text_is_too_odd(client: Client, text: str) -> None:
         "textDocument/formatting",
         {"textDocument": {"uri": client.uri()}, "options": {"tabSize": 2, "insertSpaces": True}},
     )
-    assert client.close() == 0
+    assert client.process.poll() is None
 
 
 def test_closing_a_text_takes_its_mistakes_away(client: Client) -> None:
@@ -232,15 +255,15 @@ def test_closing_a_text_takes_its_mistakes_away(client: Client) -> None:
     assert client.diagnostics() == []
 
 
-def test_ctrl_c_ends_the_server(client: Client) -> None:
-    client.open("at L2.mlp ablate\n")
-    client.process.send_signal(signal.SIGINT)
-    assert client.process.stdin is not None
-    assert client.process.wait(timeout=30) in (0, 130)
+def test_ctrl_c_ends_the_server(own: Client) -> None:
+    own.open("at L2.mlp ablate\n")
+    own.process.send_signal(signal.SIGINT)
+    assert own.process.stdin is not None
+    assert own.process.wait(timeout=30) in (0, 130)
 
 
-def test_a_closed_pipe_ends_the_server(client: Client) -> None:
-    client.open("at L2.mlp ablate\n")
-    assert client.process.stdin is not None
-    client.process.stdin.close()
-    assert client.process.wait(timeout=30) in (0, 1)
+def test_a_closed_pipe_ends_the_server(own: Client) -> None:
+    own.open("at L2.mlp ablate\n")
+    assert own.process.stdin is not None
+    own.process.stdin.close()
+    assert own.process.wait(timeout=30) in (0, 1)

@@ -183,7 +183,8 @@ def test_hash_follows_the_weights_and_fingerprint_the_config_too() -> None:
 def test_a_dictionary_is_shown_in_one_line_without_its_weights() -> None:
     def shown(**changes: Any) -> str:
         config = DictionaryConfig(**{"d_in": 4, "d_sae": 6, "d_out": 4, "activation": "relu", **changes})
-        return repr(SAE(config, **{n: mx.zeros(s) for n, s in config.weight_shapes.items()}))
+        weights: dict[str, Any] = {n: mx.zeros(s) for n, s in config.weight_shapes.items()}
+        return repr(SAE(config, **weights))
 
     assert shown() == "SAE(relu sae, 4 -> 6 features -> 4)"
     mlp, resid = Site(2, "mlp"), Site(1, "resid_post")

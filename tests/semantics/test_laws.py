@@ -52,7 +52,7 @@ def thing(x: Line) -> tuple[str, str]:
     mode=st.sampled_from(MODES),
     statement=st.sampled_from(["run a, b, c", f"generate b {MADE}"]),
 )
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 def test_order_spread_and_spelling_have_no_meaning(
     lines: list[Line], order: Any, mode: str, statement: str, world: Callable[[str], World]
 ) -> None:

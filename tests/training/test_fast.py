@@ -100,9 +100,9 @@ def test_steps_are_those_of_the_portable_engine(
     w, x, y = wide(form)
     ours, theirs = FastEngine(form, w), PortableEngine(form, w)
     for i in range(6):
-        settings = Settings(
-            i + 1, 1e-4, k=9.0 - i, aux=None if i == 2 else aux, max_grad_norm=limit, factors={"W_dec": 2.0, "b_enc": 3.0}
-        )
+        factors = {"W_dec": 2.0, "b_enc": 3.0}
+        dead = None if i == 2 else aux
+        settings = Settings(i + 1, 1e-4, k=9.0 - i, aux=dead, max_grad_norm=limit, factors=factors)
         inputs, targets = x[i % 4], y[i % 4]
         same_outcome(ours.step(inputs, targets, settings), theirs.step(inputs, targets, settings))
     same_arrays(ours.state(), theirs.state())

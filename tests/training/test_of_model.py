@@ -24,7 +24,7 @@ from saedsl.training.stopping import Interrupted
 from saedsl.training.stream import StreamSource
 from saedsl.training.trainer import train
 
-TEXTS = list(documents(150, seed=5))
+TEXTS = list(documents(70, seed=5))
 CONFIG = SAEConfig(d_sae=64, k=4, batch_size=128, num_epochs=1, learning_rate=5e-3, validation_share=0.2)
 
 

@@ -147,6 +147,17 @@ def test_three_steps_are_adam_with_unit_decoder_rows(name: str) -> None:
     np.testing.assert_allclose(np.linalg.norm(engine.weights()["W_dec"], axis=1), 1, rtol=1e-6)
 
 
+def test_losses_of_many_entries_are_exact() -> None:
+    """Nothing fires, so that what is left is x - b_dec; 2^21 squares added one by one would be 1e-3 too few."""
+    x = np.random.default_rng(0).standard_normal((16384, 128)).astype(np.float32)
+    weights = initial_weights(TOPK, x[:100], x[:100], 4, 0, "mean")
+    weights["b_enc"] -= 1000
+    out = PortableEngine(TOPK, weights).step(x, x, replace(WITH_K, k=1))
+    assert out.l0 == 0
+    expected = np.square(x - weights["b_dec"], dtype=np.float64).sum(axis=1).mean()
+    assert out.reconstruction == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_decoder_rows_of_a_cross_layer_transcoder_never_write_to_earlier_layers() -> None:
     form, settings = CASES["topk, clt"]
     w, x, y = example(form)

@@ -103,6 +103,9 @@ def test_weights_and_biases_keeps_the_curve_offline(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     train(X, replace(CONFIG, use_wandb=True, wandb_project="saedsl-test"), progress=False)
+    import wandb
+
+    wandb.teardown()  # its own process writes the file, and is waited for by nothing else
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     from wandb.proto import wandb_internal_pb2 as pb
 

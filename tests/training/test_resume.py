@@ -44,7 +44,7 @@ from pathlib import Path
 from tests.training.test_resume import X, CONFIG
 from dataclasses import replace
 from saedsl.training import train
-config = replace(CONFIG, num_tokens=64 * 400, checkpoint_every=3)
+config = replace(CONFIG, num_tokens=64 * 150, checkpoint_every=2)
 out = Path(sys.argv[1])
 t = train(X, config, save_path=out, checkpoint_path=out.parent / "checkpoints", progress=False)
 print(t.sae.sha256, t.report.resumed)
@@ -114,7 +114,7 @@ def test_a_killed_process_resumes_bit_by_bit(tmp_path: Path) -> None:
 
     plain = start("plain").communicate(timeout=100)[0].split()
     folder = tmp_path / "killed" / "checkpoints"
-    for least in (3, 150):
+    for least in (2, 60):
         process = start("killed")
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
@@ -187,6 +187,32 @@ def test_a_file_that_cannot_be_written_is_a_checkpoint_that_cannot(tmp_path: Pat
     assert read is not None
     assert read.step == 3
     assert [p.name for p in (tmp_path / "c").iterdir()] == ["step-00000003"]
+
+
+def test_a_checkpoint_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may be killed while it removes the last one, after the dictionary was saved."""
+    whole = train(X, CONFIG, save_path=tmp_path / "sae", progress=False)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        for file in path.glob("*.json"):
+            file.unlink()
+            raise Killed
+
+    place = tmp_path / "other.checkpoint"
+    with monkeypatch.context() as m:
+        stop_after(m, 31)
+        with pytest.raises(Interrupted):
+            train(X, CONFIG, save_path=tmp_path / "other", progress=False)
+    with monkeypatch.context() as m:
+        m.setattr("shutil.rmtree", killed)
+        with pytest.raises(Killed):
+            checkpoints.remove_checkpoints(place)
+    assert checkpoints.read_checkpoint(place) is None
+    assert train(X, CONFIG, save_path=tmp_path / "other", progress=False).sae.sha256 == whole.sae.sha256
+    assert not place.exists()
 
 
 @pytest.mark.parametrize(

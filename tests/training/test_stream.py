@@ -250,7 +250,7 @@ def test_the_model_may_be_used_while_the_thread_reads_it(demo: saedsl.Interpreta
 def test_no_process_hangs_or_aborts_with_a_thread_at_work(end: str) -> None:
     code = (
         "import saedsl\nfrom saedsl.demo.text import documents\nfrom saedsl.training.stream import StreamSource\n"
-        "b = StreamSource(saedsl.InterpretableModel.load('demo'), list(documents(400, 0)), ['L1.mlp'], window=4000)"
+        "b = StreamSource(saedsl.InterpretableModel.load('demo'), list(documents(120, 0)), ['L1.mlp'], window=1500)"
         f".batches(9, 0)\nnext(b)\nprint('here', flush=True)\n{end}\n"
     )
     root = Path(__file__).parents[2]

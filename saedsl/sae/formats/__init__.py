@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from saedsl import paths
 from saedsl.errors import SAEError
 from saedsl.sae.formats import (
     circuit_tracer,
@@ -55,7 +56,7 @@ def detect(path: Path) -> Format:
     Raises:
         SAEError: if there is nothing, or no format recognises it.
     """
-    if not path.exists():
+    if paths.existing(path, Path()) is None:
         raise SAEError(f"{path}: no such dictionary; check the path")
     for candidate in FORMATS:
         if candidate.matches(path):

@@ -80,7 +80,6 @@ KEEP = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(10**12),
     "MALLOC_TOP_PAD_": str(4 * 10**8),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 """glibc's settings with which PyTorch on CPUs does not ask the kernel for every large array anew."""
 SHARE = 0.55
@@ -144,7 +143,7 @@ def write_data(folder: Path, size: Size, n_batches: int = 8) -> None:
 
 
 def measure(
-    asked: Sequence[tuple[str, dict[str, Any]]], size: Size, activation: Activation, rounds: int
+    asked: Sequence[tuple[str | None, dict[str, Any]]], size: Size, activation: Activation, rounds: int
 ) -> list[Worker]:
     """Every worker, after `rounds` rounds in which they took turns."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -154,12 +153,12 @@ def measure(
             every = {"data": folder, "activation": activation, "k": size.k, "threads": cores()}
             workers.append(Worker(python or sys.executable, who | every, size))
             stack.callback(workers[-1].close)
-        for _ in range(rounds):
-            for worker in workers:
-                worker.turn()
         losses = [worker.losses[0] for worker in workers if worker.losses[0]]
         if max(losses) > min(losses) * 1.001:
             raise SystemExit(f"not the same step: {[(w.name, w.losses) for w in workers]}")
+        for _ in range(rounds):
+            for worker in workers:
+                worker.turn()
         return workers
 
 
@@ -174,7 +173,7 @@ def compare(name: str, activation: Activation, peers: str | None, rounds: int) -
     ours: list[tuple[str | None, dict[str, Any]]] = [
         (None, {"who": who}) for who in ("fast", "portable", "matmul numpy", "matmul mlx")
     ]
-    theirs = [
+    theirs: list[tuple[str | None, dict[str, Any]]] = [
         (peers, {"who": who, "how": how}) for who in LIBRARIES[activation] for how in SHOWN[who, activation] if peers
     ]
     workers = measure([*ours, *theirs], size, activation, rounds)
