@@ -11,11 +11,12 @@ import pytest
 
 from saedsl.circuits.ablation import bench
 from saedsl.circuits.discover import METHODS
-from saedsl.circuits.dsl import CircuitProgram, scores_of, to_program
+from saedsl.circuits.dsl import CircuitProgram, to_program
 from saedsl.circuits.effects import node_effects
 from saedsl.circuits.find import Found, aggregated, distance, each, find
 from saedsl.circuits.graph import CircuitGraph, Meta, Node, check
 from saedsl.circuits.necessity import completion, errors_of, minimality, random_circuits, scale_of
+from saedsl.circuits.scores import scores_of
 from saedsl.circuits.store import from_json, to_json
 from saedsl.circuits.task import Row
 from saedsl.circuits.validate import validate
