@@ -34,10 +34,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saedsl.circuits.coactivation import coactivation_graph
-    from saedsl.circuits.dsl import scores_of, to_dsl, to_program
+    from saedsl.circuits.dsl import to_dsl, to_program
     from saedsl.circuits.effects import node_effects
     from saedsl.circuits.flow import flow_graph
     from saedsl.circuits.graph import CircuitGraph, Meta, Node
+    from saedsl.circuits.scores import scores_of
     from saedsl.circuits.supernodes import propose_supernodes
     from saedsl.circuits.task import Row, Task, task_of
     from saedsl.circuits.verdict import Verdict
@@ -53,7 +54,7 @@ _HOMES = {
     "flow_graph": "flow",
     "node_effects": "effects",
     "propose_supernodes": "supernodes",
-    "scores_of": "dsl",
+    "scores_of": "scores",
     "task_of": "task",
     "to_dsl": "dsl",
     "to_program": "dsl",

@@ -2,7 +2,7 @@
 
 The program runs the prompts three times: `as circuit` with everything outside ablated, `as nothing` with everything
 ablated, `as rest` with the circuit ablated. Its result holds m(M) (the baseline), m(C), m(0) and m(M without C), and
-`scores_of` makes faithfulness and completeness of them. Edges have no part in it; they stay in the circuit's JSON.
+`saedsl.circuits.scores` makes faithfulness and completeness of them. Edges have no part in it; they stay in the JSON.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import networkx as nx
 
@@ -19,9 +19,6 @@ from saedsl.circuits.graph import Meta, Node
 from saedsl.circuits.store import write_text
 from saedsl.errors import CircuitError
 from saedsl.grammar.format import quote
-
-if TYPE_CHECKING:
-    from saedsl.results import Result
 
 METRIC: Final = "effect"
 """What the metric is called in programs of circuits."""
@@ -47,24 +44,6 @@ class CircuitProgram:
         for name, content in self.files.items():
             write_text(path.with_name(name), content)
         return write_text(path, self.text)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a circuit's program says of it; of means over the prompts."""
-
-    whole: float
-    """m(M), nothing ablated."""
-    circuit: float
-    """m(C), everything outside ablated."""
-    nothing: float
-    """m(0), everything ablated."""
-    rest: float
-    """m(M without C), the circuit ablated."""
-    faithfulness: float
-    """(m(C) - m(0)) / (m(M) - m(0)): near 1 is good."""
-    completeness: float
-    """The same of the rest: near 0 is good."""
 
 
 def to_program(circuit: nx.DiGraph, name: str = "circuit") -> CircuitProgram:
@@ -108,26 +87,6 @@ def to_dsl(circuit: nx.DiGraph, name: str = "circuit") -> str:
         CircuitError: as `to_program`.
     """
     return to_program(circuit, name).text
-
-
-def scores_of(result: Result) -> Scores:
-    """Faithfulness and completeness of the result of a circuit's program.
-
-    Raises:
-        CircuitError: if it is no such result, or the metric is the same whatever is ablated.
-    """
-    from saedsl.circuits.quality import faithfulness
-
-    found = {m.label: m for m in result.metrics if m.metric == METRIC}
-    missing = [run for run in RUNS if run not in found]
-    if missing:
-        raise CircuitError(f"no run is called {missing[0]}: this is not the result of a circuit's program")
-    m = {run: found[run].edited for run in RUNS}
-    whole = found["circuit"].baseline
-    return Scores(
-        whole, m["circuit"], m["nothing"], m["rest"],
-        faithfulness(m["circuit"], m["nothing"], whole), faithfulness(m["rest"], m["nothing"], whole),
-    )  # fmt: skip
 
 
 # What a circuit says of its task -----------------------------------------------------------------------------------

@@ -14,12 +14,13 @@ from typing import Final
 import numpy as np
 
 from saedsl.circuits.ablation import Bench, bench
-from saedsl.circuits.dsl import Scores, scores_of, to_program
+from saedsl.circuits.dsl import to_program
 from saedsl.circuits.effects import Method, node_at, node_effects
 from saedsl.circuits.find import columns, described
 from saedsl.circuits.graph import CircuitGraph, Node
 from saedsl.circuits.necessity import completion, minimality, random_circuits
 from saedsl.circuits.quality import SHARES, agreement, cmd, cpr, faithfulness, faithfulness_estimate, sizes
+from saedsl.circuits.scores import Scores, scores_of
 from saedsl.circuits.task import Task
 from saedsl.circuits.verdict import Agreement, Choices, Control, Curve, Handling, Verdict
 from saedsl.errors import CircuitError

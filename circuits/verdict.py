@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from saedsl.circuits.dsl import Scores
 from saedsl.circuits.necessity import Addition, Need
 from saedsl.circuits.rankstats import Estimate
+from saedsl.circuits.scores import Scores
 
 BOUNDS: Mapping[str, tuple[float, float]] = {"faithfulness": (0.9, 1.1), "completeness": (float("-inf"), 0.2)}
 """What a circuit is expected to hold on the prompts that it is validated on."""

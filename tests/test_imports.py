@@ -138,8 +138,8 @@ def test_sites_and_edits_never_import_lark() -> None:
 
 
 GRAPHS = (
-    "caption", "colours", "cytoscape", "dot", "dotplaces", "draw", "export", "figure", "fonts", "graph", "labels",
-    "layout", "legend", "marks", "neuronpedia", "node", "page", "store", "svgfont", "tikz", "xmlgraph",
+    "caption", "colours", "cytoscape", "dot", "dotplaces", "draw", "dsl", "export", "figure", "fonts", "graph",
+    "labels", "layout", "legend", "marks", "neuronpedia", "node", "page", "store", "svgfont", "tikz", "xmlgraph",
 )  # fmt: skip
 """Modules of circuits that know networkx, not MLX."""
 
@@ -155,6 +155,18 @@ def test_graphs_are_read_exported_and_drawn_without_mlx() -> None:
         "found = {'mlx', 'mlx_lm', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules); assert not found, found"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env(), timeout=60).returncode == 0
+
+
+CHOICES = (*GRAPHS, "communities", "discover", "influence", "quality", "rankstats", "scores", "supernodes")
+"""These know numpy too."""
+
+
+def test_circuits_are_chosen_and_judged_without_mlx() -> None:
+    for name in CHOICES:
+        for module, _ in imports(ROOT / "circuits" / f"{name}.py"):
+            assert module.split(".")[0] not in HEAVY - {"numpy"}, f"circuits/{name}.py imports {module}"
+            if module.startswith("saedsl.circuits."):
+                assert module.split(".")[2] in CHOICES, f"circuits/{name}.py imports {module}"
 
 
 def test_nothing_imports_the_command_line() -> None:

@@ -231,7 +231,8 @@ def run(circuit: Path, model: str | None, as_json: bool) -> None:
     from dataclasses import asdict
     from tempfile import TemporaryDirectory
 
-    from saedsl.circuits.dsl import scores_of, to_program
+    from saedsl.circuits.dsl import to_program
+    from saedsl.circuits.scores import scores_of
 
     graph = _circuit(circuit)
     program = to_program(graph)
