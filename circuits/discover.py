@@ -150,7 +150,8 @@ def counted(budget: int | float, available: int) -> int:
         return max(1, round(budget * available))
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
         raise CircuitError(
-            f"the budget is {budget!r}; it is a number of nodes from 1 to {available}, or a share above 0 and up to 1.0"
+            f"the budget is {budget!r}; it is a number of nodes from 1 to {available}, "
+            "or a share above 0.0 and up to 1.0"
         )
     if budget > available:
         raise CircuitError(f"the budget is {budget} nodes; there are {available}")

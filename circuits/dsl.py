@@ -2,8 +2,7 @@
 
 The program runs the prompts three times: `as circuit` with everything outside ablated, `as nothing` with everything
 ablated, `as rest` with the circuit ablated. Its result holds m(M) (the baseline), m(C), m(0) and m(M without C), and
-`saedsl.circuits.scores` makes faithfulness and completeness of them. Edges have no part in it; they stay in the
-circuit's JSON.
+`saedsl.circuits.scores` makes faithfulness and completeness of them. Edges have no part in it; they stay in the JSON.
 """
 
 from __future__ import annotations

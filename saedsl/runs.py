@@ -61,6 +61,8 @@ class _Part:
     used: set[str] = field(default_factory=set)
     """Sweeps that a run used."""
     ran: bool = False
+    checked: set[tuple[str, int, int]] = field(default_factory=set)
+    """What a run with a mistake had above it: of `run` or `generate`, how many statements and sweeps."""
 
 
 class Runs:
@@ -197,7 +199,11 @@ class Runs:
                 self.report.warning("S602", f"{o.name} has no effect: {what}", o.span, hints=hints)
 
     def unread(self, kind: Literal["run", "generate"], span: n.Span) -> None:
-        """A run with a mistake of syntax: what stands above is checked all the same."""
+        """A run with a mistake of syntax: what stands above is checked all the same, once."""
+        above = (kind, len(self.part.above), len(self.part.sweeps))
+        if above in self.part.checked:
+            return
+        self.part.checked.add(above)
         self.run(n.Run(span=span) if kind == "run" else n.Generate(None, n.Number(1.0), span=span))
         while self.steps and self.steps[-1].span == span and not self.steps[-1].broken:
             self.steps[-1:] = [replace(self.steps[-1], prompts=(), n=0, named=True, broken=True)]

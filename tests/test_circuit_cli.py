@@ -68,7 +68,7 @@ def test_an_example_is_found_validated_drawn_exported_and_run(task: str, here: P
     for out in ("c.pdf", "c.html"):
         assert saedsl("circuit", "draw", f"{task}.toml", out, "--most-nodes", "12").exit_code == 0
         assert (here / out).stat().st_size > 5000
-    for out in ("c.graphml", "c.saedsl", "c.neuronpedia.json"):
+    for out in ("c.graphml", "c.saedsl", "c.dot"):
         exported = saedsl("circuit", "export", f"{task}.validated.json", out)
         assert exported.exit_code == 0, exported.output
     assert saedsl("check", "c.saedsl").exit_code == 0
@@ -129,7 +129,7 @@ GOOD = (EXAMPLES / "ioi.toml").read_text()
         (GOOD.replace("budget", "buget"), "[find] has no buget; did you mean budget?"),
         (GOOD.replace("budget = 80", 'budget = "many"'), "[find] budget is 'many', not int or float"),
         (GOOD.replace("metric", "#"), "[task] needs metric"),
-        (GOOD.replace("[saes]", "[saes]\n#"), "[saes] says which dictionary is at which site"[:10]),
+        (GOOD.replace("[saes]\n", "[saes]\n#"), "[saes] says which dictionary is at which site"),
         (GOOD.replace('"ioi.jsonl"', '"none.jsonl"'), "none.jsonl: cannot be read"),
         (GOOD.replace('"ioi.jsonl"', '"empty.jsonl"'), "empty.jsonl: has no prompts"),
         (GOOD.replace('"ioi.jsonl"', '"broken.jsonl"'), "broken.jsonl, line 2"),

@@ -137,6 +137,12 @@ def test_a_program_that_runs_too_often_is_refused_once(monkeypatch: pytest.Monke
     assert mistake.source.place(mistake.span.start)[0] == 23
 
 
+def test_lines_that_cannot_be_read_are_no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "MOST_STEPS", 20)
+    found = said(PROMPT + "at L0.mlp ablate f1\n" + ";\n" * 30 + "at L0.mlp ablat f1\nrun p\n")
+    assert {code for code, _ in found} == {"S110", "S111"}
+
+
 # Prompts ---------------------------------------------------------------------------------------------------------
 
 

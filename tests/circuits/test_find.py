@@ -168,8 +168,16 @@ def test_a_hand_made_circuit_has_a_program_too(llama: InterpretableModel, sae_of
     graph.add_typed_node(Node.parse("L1.mlp.f4@2"))
     program = to_program(graph)
     assert "  keep only {f3..4} @ prompt[2]\n  ablate all @ all except prompt[2]\n" in program.text
-    result = llama.run(program.write(tmp_path / "c.saedsl"), saes={"L1.mlp": dictionaries(sae_of)["L1.mlp"]})
-    assert scores_of(result).faithfulness != 0
+    sae = dictionaries(sae_of)["L1.mlp"]
+    with llama.trace(" the cat sat") as traced:
+        active = np.array(sae.encode(traced.activations["L1.mlp"][0, -1]))
+    whole = CircuitGraph(meta=meta)
+    last = traced.tokens.shape[1] - 1
+    for f in np.flatnonzero(active):
+        whole.add_typed_node(Node.parse(f"L1.mlp.f{f}@{last}"))
+    scores = scores_of(llama.run(to_program(whole).write(tmp_path / "c.saedsl"), saes={"L1.mlp": sae}))
+    assert scores.nothing != scores.whole
+    assert scores.faithfulness == pytest.approx(1, abs=1e-4)  # nothing above it reads other positions
     for change, says in (
         ({"prompts": ()}, "neither prompts nor metric"),
         ({"ablation": "resample"}, "without a task, only zero is known"),
