@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +18,8 @@ from saedsl.blas import preload
 if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for each core already
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 preload()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background; tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the network, nor waits for it
 
 import mlx.core as mx
