@@ -54,6 +54,7 @@ class Learner:
         x = joined(sample, task.inputs, self.scales.x)
         y = x if task.same else joined(sample, task.outputs, self.scales.y)
         self._sample = sample if c.sae_type in L1_TYPES and c.rescale else None
+        self._finished: SAE | None = None
         weights = initial_weights(task.form, x, y, task.d_sae, c.seed, c.b_dec_init)
         self.engine = make_engine(task.form, self._share(weights), parallel)
         self.window = c.dead_window or max(min(10_000_000, steps * c.batch_size // 10), 1)
@@ -115,8 +116,10 @@ class Learner:
         sae = self.task.dictionary(self.weights(), self.scales, self.threshold or 0.0, self._k(step))
         if self._sample is None or step < self.steps:
             return sae
-        x, y = joined(self._sample, self.task.inputs), joined(self._sample, self.task.outputs)
-        return rescaled(sae, x, y, self.scales.y)
+        if self._finished is None:  # asked for by the last validation and for the result
+            x, y = joined(self._sample, self.task.inputs), joined(self._sample, self.task.outputs)
+            self._finished = rescaled(sae, x, y, self.scales.y)
+        return self._finished
 
     def weights(self) -> Arrays:
         """Copies of the weights, of all processes."""

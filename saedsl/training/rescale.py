@@ -50,13 +50,14 @@ def scales(sae: SAE, x: np.ndarray, y: np.ndarray, weight: np.ndarray | float = 
     With A[i, j] = sum over tokens of f_i f_j (w_i . w_j), they are 1 + v where (A + pull) v = b, and b_j is the sum of
     f_j (w_j . error): conjugate gradients, preconditioned by the diagonal, without A itself.
     """
-    W = sae.W_dec * mx.array(np.asarray(weight, np.float32))  # [F, O]
+    per_output = mx.array(np.asarray(weight, np.float32))
+    W = sae.W_dec * per_output  # [F, O]
     n = sae.config.d_sae
     diagonal, b = np.zeros(n), np.zeros(n)
     for i in range(0, len(x), CHUNK):
         tokens = mx.array(x[i : i + CHUNK])
         f = sae.encode(tokens)
-        left = (mx.array(y[i : i + CHUNK]) - sae.decode(f, tokens)) * mx.array(np.asarray(weight, np.float32))
+        left = (mx.array(y[i : i + CHUNK]) - sae.decode(f, tokens)) * per_output
         diagonal += np.array(mx.square(f).sum(axis=0) * mx.square(W).sum(axis=1), np.float64)
         b += np.array(((f.T @ left) * W).sum(axis=1), np.float64)
     pull = PULL * diagonal.mean()
