@@ -29,8 +29,9 @@ from saedsl.grammar.mistaken_lines import judge
 from saedsl.grammar.mistakes import explain
 from saedsl.grammar.nodes import At, Edit, Node, Script, Span, Statement, Then
 from saedsl.grammar.pieces import Mistake
-from saedsl.grammar.scan import Chunk, Part, Scan, no_edits, scan
+from saedsl.grammar.scan import MAX_MISTAKES, Chunk, Part, Scan, no_edits, scan
 from saedsl.grammar.source import Diagnostic, Source
+from saedsl.grammar.uncollected import uncollected
 from saedsl.grammar.words import EDITS, STATEMENTS
 
 MAX_CHARACTERS: Final = 1_000_000
@@ -38,8 +39,6 @@ MAX_NESTING: Final = 100
 """Nodes inside nodes: `1+1+1+...` nests as well."""
 MAX_OPERATIONS: Final = 1000
 """In one edit or statement; more are not even read."""
-MAX_MISTAKES: Final = 500
-"""After so many the rest is not read."""
 MAX_UNREADABLE: Final = 20
 """Mistakes shown of a text that has nothing but mistakes."""
 
@@ -61,8 +60,11 @@ class Parsed:
     """Names that statements with mistakes declare: unknown only because of those."""
     headers: tuple[At, ...] = ()
     """Good headers without a good edit: not in the script, but their sites can be checked."""
+    chunks: tuple[Chunk, ...] = ()
+    """All statements, the unreadable ones too, as the scanner cut them."""
 
 
+@uncollected
 def parse(source: Source | str, name: str = "<program>") -> Parsed:
     """Read a program; whatever the text is, nothing is raised.
 
@@ -82,7 +84,9 @@ def parse(source: Source | str, name: str = "<program>") -> Parsed:
         diagnostics = [*diagnostics[:MAX_UNREADABLE], _hopeless(source)]
     span = Span(0, len(source.text))
     script = Script(tuple(statements), tuple(found.comments), span=span)
-    return Parsed(script, tuple(diagnostics), source, frozenset(reader.broken), tuple(reader.headers))
+    return Parsed(
+        script, tuple(diagnostics), source, frozenset(reader.broken), tuple(reader.headers), tuple(found.chunks)
+    )
 
 
 def parse_or_raise(source: Source | str, name: str = "<program>") -> Script:

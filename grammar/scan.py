@@ -20,6 +20,8 @@ from saedsl.grammar.words import EDITS, GLOBAL_SITES, POSITIONS, STATEMENTS
 
 MAX_DEPTH: Final = 40
 """Brackets inside brackets."""
+MAX_MISTAKES: Final = 500
+"""After so many the rest of a text is not read."""
 
 SITE: Final = re.compile(r"L(\d+)?$")
 """The first word of a site that is no name."""
@@ -88,6 +90,8 @@ def scan(source: Source) -> Scan:
     """Cut a program into statements; mistakes in strings and brackets are reported on the way."""
     scanner = _Scanner(source)
     for i in range(len(scanner.tokens)):
+        if len(scanner.out.diagnostics) > MAX_MISTAKES:
+            break
         scanner.take(i)
     scanner.unclosed(0)
     scanner.finish()

@@ -12,6 +12,7 @@ from saedsl.check import Context, check
 from saedsl.errors import ModelError
 from saedsl.grammar.parse import parse
 from saedsl.grammar.source import Source
+from saedsl.grammar.uncollected import uncollected
 from saedsl.plan import Plan
 from saedsl.planner import plan
 from saedsl.report import Report
@@ -40,6 +41,7 @@ class Given:
     prompts, runs and generates do not count."""
 
 
+@uncollected
 def analyse(source: Source, given: Given | None = None, *, need_prompts: bool = True) -> tuple[Plan | None, Report]:
     """Everything that can be known of a program before weights are read.
 

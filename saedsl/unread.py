@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 
 from saedsl.grammar.guess import nearest
 from saedsl.grammar.nodes import DirDecl, Include, ModelDecl, PromptDecl, PromptsDecl, SAEDecl, Span
 from saedsl.grammar.parse import Parsed
-from saedsl.grammar.scan import scan
 from saedsl.grammar.words import STATEMENTS
 from saedsl.report import DAMAGED
 from saedsl.sites import Site
@@ -55,9 +55,14 @@ def unread(parsed: Parsed) -> list[Unread]:
         if not (hurt and isinstance(s, ModelDecl | SAEDecl | PromptDecl | PromptsDecl | DirDecl | Include)):
             good.add(s.span.start)
     found = []
-    for chunk in scan(parsed.source).chunks:
+    for chunk in parsed.chunks:
         first = chunk.first
         if first.start not in good:
-            word = first.text if first.text in STATEMENTS else nearest(first.text, STATEMENTS) or ""
-            found.append(Unread(word, parsed.source.text[first.start : chunk.end], Span(first.start, chunk.end)))
+            found.append(Unread(_meant(first.text), parsed.source.text[first.start : chunk.end], Span(first.start, chunk.end)))
     return found
+
+
+@lru_cache(maxsize=256)
+def _meant(word: str) -> str:
+    """The word of the language that a statement's first word is or may be a slip of, else ""."""
+    return word if word in STATEMENTS else nearest(word, STATEMENTS) or ""
