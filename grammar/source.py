@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from unicodedata import combining, east_asian_width
 
 from saedsl.grammar.nodes import Span
 
 Severity = Literal["error", "warning", "note"]
+
+MOST_SHOWN: Final = 100
+"""Mistakes of one program that are printed; JSON has all of them."""
 
 
 @dataclass(frozen=True)
@@ -173,3 +176,12 @@ class Diagnostic:
             "span": span,
             "hints": list(self.hints),
         }
+
+
+def shown(diagnostics: Sequence[Diagnostic]) -> tuple[tuple[Diagnostic, ...], int]:
+    """What people see of many mistakes, in their order, and how many more there are; errors go before the rest."""
+    if len(diagnostics) <= MOST_SHOWN:
+        return tuple(diagnostics), 0
+    rank = {id(d): i for i, d in enumerate(diagnostics)}
+    first = sorted(diagnostics, key=lambda d: d.severity != "error")[:MOST_SHOWN]
+    return tuple(sorted(first, key=lambda d: rank[id(d)])), len(diagnostics) - MOST_SHOWN

@@ -1,4 +1,4 @@
-"""Reading without the garbage collector: a large program is a million small tuples that all stay, and none is a cycle."""
+"""Reading without the garbage collector: a large program is a million small tuples that all stay, none in a cycle."""
 
 from __future__ import annotations
 

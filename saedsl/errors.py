@@ -28,11 +28,15 @@ class SaedslError(Exception):
 
 
 class ProgramError(SaedslError):
-    """A program has mistakes. `diagnostics` holds every one of them, in source order."""
+    """A program has mistakes. `diagnostics` holds every one of them, in source order; the message has the first 100."""
 
     def __init__(self, diagnostics: tuple[Diagnostic, ...]) -> None:
+        from saedsl.grammar.source import shown
+
         self.diagnostics = diagnostics
-        super().__init__("\n\n".join(d.render() for d in diagnostics))
+        first, more = shown(diagnostics)
+        rest = [f"{more:,} more mistakes"] if more else []
+        super().__init__("\n\n".join([*(d.render() for d in first), *rest]))
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the mistakes say where they are, a traceback would hide them."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from saedsl.grammar.source import Diagnostic
+from saedsl.grammar.source import Diagnostic, shown
 
 if TYPE_CHECKING:
     from saedsl.plan import Plan
@@ -54,9 +54,10 @@ def plan(p: Plan) -> str:
     return _page([f"<pre>{escape(out.getvalue().rstrip())}</pre>"])
 
 
-def mistakes(diagnostics: Iterable[Diagnostic]) -> str:
+def mistakes(diagnostics: Sequence[Diagnostic]) -> str:
     """Caret form, with severity and carets in colour."""
-    return _page([_mistake(d) for d in diagnostics])
+    first, more = shown(diagnostics)
+    return _page([_mistake(d) for d in first] + ([f"<pre>{more:,} more mistakes</pre>"] if more else []))
 
 
 def _mistake(d: Diagnostic) -> str:

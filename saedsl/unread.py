@@ -58,7 +58,9 @@ def unread(parsed: Parsed) -> list[Unread]:
     for chunk in parsed.chunks:
         first = chunk.first
         if first.start not in good:
-            found.append(Unread(_meant(first.text), parsed.source.text[first.start : chunk.end], Span(first.start, chunk.end)))
+            found.append(
+                Unread(_meant(first.text), parsed.source.text[first.start : chunk.end], Span(first.start, chunk.end))
+            )
     return found
 
 

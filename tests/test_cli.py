@@ -142,6 +142,15 @@ def test_diagnostics_as_json(here: Path) -> None:
     ]
 
 
+def test_of_very_many_mistakes_people_see_the_first(here: Path) -> None:
+    program = "at L9.mlp ablate f1\n" * 130
+    done = saedsl("check", *GIVEN, "-e", program)
+    assert done.exit_code == 1
+    assert done.stderr.count("error[S304]") == 100
+    assert done.stderr.endswith("30 more: --json lists all of them\n")
+    assert len(json.loads(saedsl("check", *GIVEN, "-e", program, "--json").stdout)) == 130
+
+
 def test_warnings_do_not_change_the_exit_code(here: Path) -> None:
     done = saedsl("check", *GIVEN, "-e", 'model "other"\nat L0.mlp ablate f1')
     assert done.exit_code == 0

@@ -69,7 +69,11 @@ def print_diagnostics(diagnostics: tuple[Any, ...], as_json: bool) -> None:
         from rich.console import Console
 
         from saedsl import show
+        from saedsl.grammar.source import shown
 
         console = Console(stderr=True, soft_wrap=True)
-        for d in diagnostics:
+        first, more = shown(diagnostics)
+        for d in first:
             console.print(show.diagnostic(d), "", sep="\n", highlight=False)
+        if more:
+            console.print(f"{more:,} more: --json lists all of them", highlight=False)

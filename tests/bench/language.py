@@ -64,12 +64,32 @@ def odd_texts() -> dict[str, str]:
     names = [f"name{i}" for i in range(4500)]
     texts = {
         piece: repeated(piece)
-        for piece in ("{", '"', ";", "(", "at ", "“", "x", "f1,", "at L0.mlp {\n", "run\n", "foo bar\n")
+        for piece in (
+            "{",
+            "}\n",
+            '"',
+            ";",
+            ";\n",
+            "(",
+            "at ",
+            "“",
+            "x",
+            "x\n",
+            "f1,",
+            "at L0.mlp {\n",
+            "run\n",
+            "foo bar\n",
+        )
     }
     return texts | {
         "a long number": "at L0.mlp ablate f" + "9" * LONG,
         "nested": "let a = " + "(" * 99_000 + "1" + ")" * 99_000,
         "one feature, edited 10,000 times": repeated("at L0.mlp ablate f1\n"),
+        "all features of four sites, ablated 9,500 times": repeated("at L*.mlp ablate all\n"),
+        "24,000 sites of one edit": "at " + ", ".join(["L2.mlp"] * 24_000) + " add 1",
+        "64,000 heads of one edit": "at L2.attn.z.h{" + ", ".join(["0"] * 64_000) + "} ablate",
+        "19,000 edits in a block without an end": "at L2.mlp {\n" + "ablate f1\n" * 19_000,
+        "a record of 20,000 sites": "record " + ", ".join(["L2.mlp"] * 20_000) + "\nrun",
         "a set of 35,000 items": "at L0.mlp ablate {" + ",".join(f"f{i % 1024}" for i in range(35_000)) + "}\nrun",
         "sets that name the set above": "let a0 = {f1}\n" + "".join(f"let a{i} = {{a{i - 1}, f{i % 1024}}}\n" for i in range(1, 7000)),
         "unknown names among many": "".join(f"let {n} = {{f1}}\n" for n in names) + "".join(f"at L0.mlp ablate {n}x\n" for n in names[:3500]),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from saedsl.errors import ProgramError
 from saedsl.grammar.nodes import Span
-from saedsl.grammar.source import Diagnostic, Source
+from saedsl.grammar.source import MOST_SHOWN, Diagnostic, Source, shown
 
 TEXT = "# steer\n\nat L12.mlp ablate f42; amplify f7 x2\n"
 
@@ -91,3 +92,18 @@ def test_long_lines_are_cut_around_the_carets() -> None:
     shown, carets = lines(text, 0, len(text))
     assert shown == " 1 | " + text[:100] + "..."
     assert carets == "   | " + "^" * 100
+
+
+def test_of_very_many_mistakes_the_first_are_shown_errors_before_warnings() -> None:
+    source = Source(TEXT, "f")
+    warnings = [Diagnostic("S501", f"w{i}", Span(i % 9, 9), source, severity="warning") for i in range(MOST_SHOWN)]
+    errors = [Diagnostic("S502", f"e{i}", Span(i, 9), source) for i in range(7)]
+    mixed = (*warnings[:50], *errors[:3], *warnings[50:], *errors[3:])
+    assert shown(mixed[:100]) == (mixed[:100], 0)
+    first, more = shown(mixed)
+    assert more == 7
+    assert first == tuple(d for d in mixed if d in errors or d in warnings[: MOST_SHOWN - 7])
+    error = ProgramError(mixed)
+    assert error.diagnostics == mixed
+    assert str(error).count("S50") == MOST_SHOWN
+    assert str(error).endswith("\n\n7 more mistakes")
