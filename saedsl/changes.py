@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,19 +83,17 @@ class Changes:
     targets: Targets
     report: Report
 
-    def statement(self, s: n.At) -> list[Written]:
+    def statement(self, s: n.At) -> Iterator[Written]:
         """What the edits of a statement come to, as the text has them; mistakes go to the report."""
         where = self._header(s)
         before = self._when(s.when, where)
         at = self.report.attempt(self.scope.positions, s.at) if s.at is not None else None
         places = (at,) if at is not None else ()
-        found: list[Written] = []
         for item in s.edits:
             chain = item.edits if isinstance(item, n.Then) else (item,)
             for stage, edit in enumerate(chain):
                 broken = (s.at is not None and at is None) or (s.when is not None and before is None)
-                found += self._edit(edit, where, places, before, stage, len(chain) > 1, broken)
-        return found
+                yield from self._edit(edit, where, places, before, stage, len(chain) > 1, broken)
 
     def _header(self, s: n.At) -> Header:
         spots = []

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
+from saedsl.grammar.nodes import Span
 from saedsl.places import simplest
 from saedsl.positions import PositionSet
 from saedsl.program import Intervention, Program
@@ -21,7 +22,7 @@ Touched = PositionSet | frozenset[object]
 """Where an edit acts; without tokens, its positions as one object."""
 
 MOST: Final = 3
-"""An edit is held against so many edits above at most."""
+"""An edit is held against so many edits above at most; so many of many sites are named."""
 EVERY: Final = -1
 """All bits, however many there are."""
 
@@ -29,7 +30,8 @@ EVERY: Final = -1
 def report_conflicts(
     edits: Sequence[Intervention], where: Sequence[PositionSet] | None, program: Program, report: Report
 ) -> None:
-    """Report each edit that changes what an edit above of the same stage changes already, at its own place.
+    """Report each edit that changes what an edit above of the same stage changes already, at its own place, once for
+    all its sites.
 
     Args:
         edits: as the text has them, in its order.
@@ -39,16 +41,14 @@ def report_conflicts(
     """
     touched: Sequence[Touched] = where if where is not None else [frozenset({simplest(e.positions)}) for e in edits]
     targets: dict[Hashable, _Target] = {}
+    owners: dict[tuple[Span, Span, str, str], list[str]] = {}
     for e, where_e in zip(edits, touched, strict=True):
         target = targets.setdefault((e.stage, _target(e, program)), _Target())
         for a, what in target.add(_Change(e, where_e, _bits(e, program)), program):
-            report.error(
-                "S501",
-                f"{what} of {_owner(e, a)} is edited twice at the same position",
-                e.span,
-                label=f"first on {report.line(a.span)}",
-                hints=[_hint(e, a)],
-            )
+            owners.setdefault((e.span, a.span, what, _hint(e, a)), []).append(_owner(e, a))
+    for (span, first, what, hint), of in owners.items():
+        message = f"{what} of {_listed(of)} is edited twice at the same position"
+        report.error("S501", message, span, label=f"first on {report.line(first)}", hints=[hint])
 
 
 def _target(e: Intervention, program: Program) -> Hashable:
@@ -166,6 +166,12 @@ def _owner(e: Intervention, a: Intervention) -> str:
         return str(e.site)
     same = f" (the same dictionary as {a.dictionary})" if a.dictionary != e.dictionary else ""
     return e.dictionary + same
+
+
+def _listed(of: Sequence[str]) -> str:
+    """`L0.mlp, L1.mlp and 2 more`."""
+    shown = of if len(of) <= MOST + 1 else [*of[:MOST], f"{len(of) - MOST} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _hint(e: Intervention, a: Intervention) -> str:

@@ -113,7 +113,11 @@ class _Planner:
         self._program, self._encoder, self._report = program, encoder, report
         self._texts = _Texts(encoder, report)
         self._resolved: dict[tuple[int, str, tuple[Positions, ...], bool | None], PositionSet] = {}
+        self._unresolved: dict[tuple[int, str, int, bool | None], PositionProblem] = {}
+        """By where the positions are written: their problems say it."""
         self._metrics: dict[tuple[int, str, Metric, str, int], PlannedMetric] = {}
+        self._compared: set[tuple[int, ...]] = set()
+        """Prompts and edits whose conflicts are reported."""
         self._references: dict[str, tuple[Tokens, ...] | None] = {}
         self._rows: dict[str, RowOf] = {}
         self._kept: list[Tokens] = []  # so that an id stays that of one object
@@ -145,7 +149,10 @@ class _Planner:
             if at is not None and isinstance(item, Intervention):
                 edits.append(item)
                 where.append(at)
-        report_conflicts(edits, where, self._program, self._report)
+        compared = (id(tokens), *map(id, edits))
+        if compared not in self._compared:
+            self._compared.add(compared)
+            report_conflicts(edits, where, self._program, self._report)
         places, patches = [], []
         for i in step.items:
             try:
@@ -196,7 +203,14 @@ class _Planner:
         key = (id(tokens), row.name if row.of else "", positions, trained)
         found = self._resolved.get(key)
         if found is None:
-            found = self._resolved[key] = resolve(positions, tokens, _skipped(tokens, trained), row)
+            written = (id(tokens), row.name if row.of else "", id(positions), trained)
+            if written in self._unresolved:
+                raise self._unresolved[written].with_traceback(None)
+            try:
+                found = self._resolved[key] = resolve(positions, tokens, _skipped(tokens, trained), row)
+            except PositionProblem as e:
+                self._unresolved[written] = e
+                raise
         return found
 
     def _trained_on_bos(self, item: Written | None) -> bool | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import islice
 from math import inf
 from typing import Final, Literal
 
@@ -27,6 +28,12 @@ from saedsl.terms import Terms
 Item = Written | Metric
 MOST_STEPS: Final = 20_000
 """Runs of a program, each value of a sweep counted."""
+MOST_ITEMS: Final = 48_000
+"""What statements come to: an edit, record or metric at each site and for each value of their sweeps, and `READING`."""
+READING: Final = 3
+"""For each statement and each value of its sweeps."""
+MOST_PLANNED: Final = 50_000
+"""What runs come to: for each run and each prompt that the text declares one, and one for each edit, record, metric."""
 HELD: Final[dict[Mode, frozenset[str]]] = {
     "iterative": frozenset(),
     "frozen": frozenset({"attn.q", "attn.k"}),
@@ -80,7 +87,9 @@ class Runs:
         self.steps: list[Step] = []
         self.statements = 0
         self.refused: n.Span | None = None
-        """The first run of too many."""
+        """The first statement of too many."""
+        self.worked_out = 0
+        self.planned = 0
         self.labels: dict[str, n.Span] = {}
         self.unused: list[n.Span] = []
         """What no run has used yet."""
@@ -136,7 +145,9 @@ class Runs:
     def run(self, s: n.Run | n.Generate) -> None:
         """A run of everything above: a step, or one for each combination of the values of sweeps."""
         if len(self.steps) >= MOST_STEPS:
-            self._too_many(s)
+            self._too_many(s.span, f"a program makes {MOST_STEPS:,} runs at most")
+            return
+        if self.refused is not None:
             return
         prompts, broken = self._prompts(s)
         label = self._label(s)
@@ -148,18 +159,29 @@ class Runs:
         fixed = None if own else self._settings(s, self.scope)
         named = bool(s.prompts) if isinstance(s, n.Run) else s.prompt is not None
         kept: list[Item] = [i for a in items if not a.uses for i in self._items(a, {})]
-        edits = cache(lambda reads: canonical(_read_edits(kept, reads), self.sizes))
+        still = cache(lambda reads: canonical(_read_edits(kept, reads), self.sizes))
         before = len(self.steps)
+        declared = sum("[" not in name for name in prompts)  # not `io[3]`, a row of a file
         for point in points(self.part.sweeps, used, self.report):
-            found = [i for a in items for i in self._items(a, point)]
-            moving = [i for a in items if a.uses for i in self._items(a, point)]
+            by_statement = [(a, self._items(a, point)) for a in items]
+            found = [i for _, come_to in by_statement for i in come_to]
+            moving = [i for a, come_to in by_statement if a.uses for i in come_to]
+            self.planned += max(declared, 1) * (1 + len(found))
+            if self.planned > MOST_PLANNED:
+                message = f"over all its runs, a program comes to {MOST_PLANNED:,} prompts, edits and records at most"
+                self._too_many(s.span, message)
+            if self.refused is not None:
+                break
             count, options = fixed or self._settings(s, self.scope.within(self.scope.here, point))
             reads = inf if count is None else max(count - 1, 0)
+            edits = still(reads)
+            if moved := _read_edits(moving, reads):
+                edits = canonical((*edits, *moved), self.sizes)
             step = Step(
                 kind="generate" if isinstance(s, n.Generate) else "run",
                 prompts=prompts,
                 n=count or 0,
-                edits=dense(canonical((*edits(reads), *_read_edits(moving, reads)), self.sizes)),
+                edits=dense(edits),
                 records=_merged(i for i in _read(found, reads) if isinstance(i, RecordItem)),
                 named=named,
                 span=s.span,
@@ -180,12 +202,11 @@ class Runs:
         self.statements += 1
         self.unused.clear()
 
-    def _too_many(self, s: n.Run | n.Generate) -> None:
-        """Report that the program runs too often, at the first statement that is not read."""
+    def _too_many(self, span: n.Span, message: str) -> None:
+        """Report that the program is too large, at the first statement that is not worked out, once."""
         if self.refused is None:
-            self.refused = s.span
-            hints = ["write several programs, or sweep less"]
-            self.report.error("S511", f"a program makes {MOST_STEPS:,} runs at most", s.span, hints=hints)
+            self.refused = span
+            self.report.error("S511", message, span, hints=["write several programs, or sweep less"])
 
     def _idle(self, s: n.Run | n.Generate, steps: Sequence[Step]) -> None:
         """Warn of options that no step of a statement uses."""
@@ -219,7 +240,7 @@ class Runs:
         if not self.statements:
             self.run(n.Run())
         self._close()
-        for span in self.unused:
+        for span in self.unused if self.refused is None else ():
             message = "no run or generate comes after this: it has no effect"
             self.report.warning("S602", message, span, hints=["move it up"])
         return tuple(self.steps)
@@ -243,8 +264,14 @@ class Runs:
             return a.wrong
         key = tuple(point.get(name) for name in sorted(a.uses))
         if key not in a.found:
+            if self.worked_out > MOST_ITEMS:
+                return []
             before = self.report.count
             a.found[key] = self._worked_out(a, point)
+            self.worked_out += READING + len(a.found[key])
+            if self.worked_out > MOST_ITEMS:
+                message = f"at all sites and values, a program comes to {MOST_ITEMS // (1 + READING):,} edits at most"
+                self._too_many(a.statement.span, message)
             if a.uses and self.report.count > before:
                 a.wrong = a.found[key]
         return a.found[key]
@@ -254,7 +281,7 @@ class Runs:
         targets = Targets(scope, self.bindings, self.model, self.sets)
         match a.statement:
             case n.At() as s:
-                return [*Changes(scope, targets, self.report).statement(s)]
+                return [*islice(Changes(scope, targets, self.report).statement(s), MOST_ITEMS)]
             case n.Record() as s:
                 return [*Records(scope, targets, self.everywhere, self.report).statement(s)]
             case n.MetricDecl() as s:
