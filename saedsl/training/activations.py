@@ -1,16 +1,18 @@
 """How pre-activations become features while a dictionary learns, and how gradients come back: one function a form.
 
 The gradients are written out: they need no graph, are the same on every machine, and sums over processes fit in
-between. Tests hold them against autodiff. Letters in shapes: B tokens, F features, O the width of the output.
+between. A batch comes in parts of R tokens, whose sums add up; what a form must know of all of it first is `of_all`.
+Tests hold the gradients against autodiff. Letters in shapes: B tokens, F features, O the width of the output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from saedsl.training.adam import Weights, row_norms, sum_of_squares
 from saedsl.training.engine import Form, Settings
@@ -22,27 +24,25 @@ class Pulled(NamedTuple):
     """What the gradient of the features becomes."""
 
     dpre: mx.array
-    """[B, F], of `u @ W_enc`."""
+    """[R, F], of `u @ W_enc`."""
     own: Weights
-    """Of the encoder's bias and what else only the activation knows; what it has of W_dec's is added to the rest."""
+    """Of the encoder's bias and what else only the activation knows."""
 
 
 @dataclass(frozen=True)
 class Active:
-    """The features of a batch."""
+    """The features of a part of a batch."""
 
     f: mx.array
-    """[B, F]"""
+    """[R, F]"""
     fires: mx.array
-    """[B, F] bool: where `f` is positive."""
+    """[R, F] bool: where `f` is positive."""
     pull: Callable[[mx.array], Pulled]
-    """From the reconstruction's gradient of `f` [B, F]; the sparsity loss, and gated's auxiliary one, are added."""
-    sparsity: mx.array | None = None
-    """This process's part of the mean that the sparsity loss weighs: of L1, or of L0."""
+    """From the reconstruction's gradient of `f` [R, F]; the sparsity loss, and gated's auxiliary one, are added."""
+    l1: mx.array | None = None
+    """[F]: sums over tokens of what the L1 loss weighs."""
     aux: mx.array | None = None
-    """This process's part of the auxiliary loss of gated."""
-    threshold: float = 0.0
-    """batchtopk: the smallest pre-activation that was kept."""
+    """This part's share of the auxiliary loss of gated."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,55 @@ class Around:
     n: int
     """Tokens of the whole batch."""
     joint: Joint
-    missing: Callable[[mx.array], mx.array]
-    """From features [B, F], what they decode to minus the target, [B, O]."""
     hint: float
     """A guess below BatchTopK's threshold."""
 
+    @property
+    def needs_all(self) -> bool:
+        """Whether the form must see all pre-activations of a batch before it can say which features are active."""
+        adaptive = self.form.activation == "jumprelu" and self.settings.target_l0 is not None
+        return adaptive or self.form.activation == "batchtopk"
 
-def activate(pre: mx.array, around: Around) -> Active:
-    """The features of `pre` [B, F], of gated the gate's pre-activations."""
-    return _FORMS[around.form.activation](pre, around)
+
+def of_all(parts: Sequence[mx.array], around: Around) -> float:
+    """What `around.needs_all` is about, of pre-activations [R, F]: BatchTopK's threshold, or JumpReLU's L0."""
+    if around.form.activation == "batchtopk":
+        return batch_border(parts, max(round(around.n * around.settings.k), 1), around.hint, around.joint)
+    theta = mx.exp(around.w["log_threshold"])
+    fires = sum((mx.sum(mx.sum(pre > theta, axis=-1)) for pre in parts), start=mx.array(0)) / around.n
+    return float(np.array(around.joint.over_both(fires.reshape(1)))[0])
+
+
+def activate(
+    pre: mx.array, around: Around, of_batch: float = 0.0, missing: Callable[[mx.array], mx.array] | None = None
+) -> Active:
+    """The features of a part of a batch.
+
+    Args:
+        pre: [R, F], of gated the gate's pre-activations.
+        around: the step.
+        of_batch: `of_all`, where the form needs it.
+        missing: gated: from features [R, F], what they decode to minus the target, [R, O].
+    """
+    match around.form.activation:
+        case "topk":  # arXiv:2406.04093, section 2.3, over a ReLU
+            return _selected(pre, row_borders(pre, max(round(around.settings.k), 1), around.joint))
+        case "batchtopk":  # arXiv:2412.06410
+            return _selected(pre, of_batch)
+        case "relu":
+            return _relu(pre, around)
+        case "jumprelu":
+            return _jumprelu(pre, around, of_batch)
+        case "gated":
+            assert missing is not None
+            return _gated(pre, around, missing)
+
+
+def l1_loss(sums: mx.array, around: Around) -> tuple[mx.array, mx.array]:
+    """The mean over tokens of the L1 loss and its gradient of W_dec [F, O], from sums over tokens of features [F]."""
+    W_dec = around.w["W_dec"]
+    norms = row_norms(W_dec)
+    return mx.sum(sums * norms) / around.n, (_weight(around) * sums / norms)[:, None] * W_dec
 
 
 def sparsity_loss(form: Form, settings: Settings, mean: float) -> float:
@@ -73,60 +113,47 @@ def sparsity_loss(form: Form, settings: Settings, mean: float) -> float:
     return settings.sparsity * mean
 
 
-def _topk(pre: mx.array, around: Around) -> Active:
-    """arXiv:2406.04093, section 2.3, over a ReLU."""
-    return _selected(pre, row_borders(pre, max(round(around.settings.k), 1), around.joint), 0.0)
-
-
-def _batchtopk(pre: mx.array, around: Around) -> Active:
-    """arXiv:2412.06410."""
-    border = batch_border(pre, max(round(around.n * around.settings.k), 1), around.hint, around.joint)
-    return _selected(pre, border, border)
-
-
-def _selected(pre: mx.array, border: mx.array | float, threshold: float) -> Active:
+def _selected(pre: mx.array, border: mx.array | float) -> Active:
     f, fires = keep(pre, border)
 
     def pull(df: mx.array) -> Pulled:
         dpre = df * fires
         return Pulled(dpre, {"b_enc": dpre.sum(axis=0)})
 
-    return Active(f, fires, pull, threshold=threshold)
+    return Active(f, fires, pull)
 
 
 def _relu(pre: mx.array, around: Around) -> Active:
     """L1 weighted by decoder norms (Anthropic, April 2024 update); a crosscoder's row is as long as all its sites'."""
     f = mx.maximum(pre, 0)
-    fires, l1 = f > 0, _L1(f, around)
+    fires = f > 0
 
     def pull(df: mx.array) -> Pulled:
-        dpre = (df + l1.df) * fires
-        return Pulled(dpre, {"b_enc": dpre.sum(axis=0), "W_dec": l1.dW_dec})
+        dpre = (df + _dl1(around)) * fires
+        return Pulled(dpre, {"b_enc": dpre.sum(axis=0)})
 
-    return Active(f, fires, pull, sparsity=l1.mean)
+    return Active(f, fires, pull, l1=f.sum(axis=0))
 
 
-def _jumprelu(pre: mx.array, around: Around) -> Active:
+def _jumprelu(pre: mx.array, around: Around, l0: float) -> Active:
     """arXiv:2407.14435, section 3: thresholds learn by straight-through estimators, the encoder by what fires."""
     s = around.settings
     theta = mx.exp(around.w["log_threshold"])
     above = pre > theta
-    l0 = mx.sum(above) / around.n
 
     def pull(df: mx.array) -> Pulled:
-        weight = mx.array(s.sparsity / around.n)
+        weight = s.sparsity / around.n
         if s.target_l0 is not None:
-            l0_of_all = around.joint.over_both(l0.reshape(1))
-            weight = weight * 2 * (l0_of_all / s.target_l0 - 1) / s.target_l0
+            weight *= 2 * (l0 / s.target_l0 - 1) / s.target_l0
         near = (mx.abs(pre - theta) < s.bandwidth / 2) * (1 / s.bandwidth)
         dtheta = -mx.sum(near * (theta * df + weight), axis=0)
         dpre = df * above
         return Pulled(dpre, {"b_enc": dpre.sum(axis=0), "log_threshold": theta * dtheta})
 
-    return Active(pre * above, above, pull, sparsity=l0)
+    return Active(pre * above, above, pull)
 
 
-def _gated(pre: mx.array, around: Around) -> Active:
+def _gated(pre: mx.array, around: Around, missing: Callable[[mx.array], mx.array]) -> Active:
     """arXiv:2404.16014, section 3.2; the auxiliary reconstruction goes through a frozen copy of the decoder."""
     w = around.w
     gate, scale = mx.maximum(pre, 0), mx.exp(w["r_mag"])
@@ -134,39 +161,25 @@ def _gated(pre: mx.array, around: Around) -> Active:
     magnitude = mx.maximum(linear * scale + w["b_mag"], 0)
     f = magnitude * (pre > 0)
     fires = f > 0
-    l1 = _L1(gate, around)
-    missing = around.missing(gate)
+    without = missing(gate)
 
     def pull(df: mx.array) -> Pulled:
         dmagnitude = df * fires
-        dgate = ((2 / around.n) * missing @ w["W_dec"].T + l1.df) * (pre > 0)
+        dgate = ((2 / around.n) * without @ w["W_dec"].T + _dl1(around)) * (pre > 0)
         own = {
             "b_gate": dgate.sum(axis=0),
             "b_mag": dmagnitude.sum(axis=0),
             "r_mag": scale * mx.sum(dmagnitude * linear, axis=0),
-            "W_dec": l1.dW_dec,
         }
         return Pulled(dgate + dmagnitude * scale, own)
 
-    return Active(f, fires, pull, sparsity=l1.mean, aux=sum_of_squares(missing) / around.n)
+    return Active(f, fires, pull, l1=gate.sum(axis=0), aux=sum_of_squares(without) / around.n)
 
 
-class _L1:
-    """The L1 loss of features `f` [B, F], and its gradients."""
-
-    def __init__(self, f: mx.array, around: Around) -> None:
-        W_dec = around.w["W_dec"]
-        norms, summed = row_norms(W_dec), f.sum(axis=0)
-        weight = around.settings.sparsity / around.n
-        self.mean = mx.sum(summed * norms) / around.n
-        self.df = weight * norms
-        self.dW_dec = (weight * summed / norms)[:, None] * W_dec
+def _dl1(around: Around) -> mx.array:
+    """[F]: the L1 loss's gradient of a feature."""
+    return _weight(around) * row_norms(around.w["W_dec"])
 
 
-_FORMS: dict[str, Callable[[mx.array, Around], Active]] = {
-    "relu": _relu,
-    "topk": _topk,
-    "batchtopk": _batchtopk,
-    "jumprelu": _jumprelu,
-    "gated": _gated,
-}
+def _weight(around: Around) -> float:
+    return around.settings.sparsity / around.n

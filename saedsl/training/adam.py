@@ -28,10 +28,9 @@ class Moments(NamedTuple):
     """Running mean of their squares."""
 
 
-def project(g: Weights, w: Weights) -> Weights:
-    """`g` without the part of `W_dec`'s gradient that would only change the length of its unit rows."""
-    along = mx.sum(g["W_dec"] * w["W_dec"], axis=1, keepdims=True)
-    return {**g, "W_dec": g["W_dec"] - along * w["W_dec"]}
+def project(dW_dec: mx.array, W_dec: mx.array) -> mx.array:
+    """The gradient of `W_dec` [F, O] without the part that would only change the length of its unit rows."""
+    return dW_dec - mx.sum(dW_dec * W_dec, axis=1, keepdims=True) * W_dec
 
 
 def squares(g: Weights) -> mx.array:
@@ -44,26 +43,22 @@ def sum_of_squares(x: mx.array) -> mx.array:
     return mx.sum(mx.sum(mx.square(x), axis=-1))
 
 
-def scaled_down(g: Weights, norm: mx.array, limit: float) -> Weights:
-    """`g`, whose norm is `norm` [1], scaled down to the norm `limit` if it is longer."""
-    factor = mx.minimum(limit / (norm + 1e-6), 1.0)
-    return {name: value * factor for name, value in g.items()}
+def scale_of(norm: mx.array, limit: float) -> mx.array:
+    """[1]: what gradients whose norm together is `norm` [1] are multiplied by, so that it is `limit` at most."""
+    return mx.minimum(limit / (norm + 1e-6), 1.0)
 
 
-def adam(w: Weights, g: Weights, m: Moments, settings: Settings) -> tuple[Weights, Moments]:
-    """One step of Adam (arXiv:1412.6980)."""
+def moment(before: mx.array, value: mx.array, beta: float) -> mx.array:
+    """A running mean with `value` added."""
+    return beta * before + (1 - beta) * value
+
+
+def adam(w: mx.array, moments: tuple[mx.array, mx.array], settings: Settings, name: str) -> mx.array:
+    """The weight called `name` after a step of Adam (arXiv:1412.6980) by its new moments; W_dec with unit rows."""
     a, b = settings.betas
-    first = {name: a * m.first[name] + (1 - a) * g[name] for name in w}
-    second = {name: b * m.second[name] + (1 - b) * mx.square(g[name]) for name in w}
-    step = {name: settings.rate_of(name) / (1 - a**settings.step) for name in w}
-    unbias = 1 - b**settings.step
-    new = {name: w[name] - step[name] * first[name] / (mx.sqrt(second[name] / unbias) + EPSILON) for name in w}
-    return new, Moments(first, second)
-
-
-def unit_rows(w: Weights) -> Weights:
-    """`w` with the rows of `W_dec` at length 1."""
-    return {**w, "W_dec": w["W_dec"] / row_norms(w["W_dec"])[:, None]}
+    step, unbias = settings.rate_of(name) / (1 - a**settings.step), 1 - b**settings.step
+    new = w - step * moments[0] / (mx.sqrt(moments[1] / unbias) + EPSILON)
+    return new / row_norms(new)[:, None] if name == "W_dec" else new
 
 
 def row_norms(rows: mx.array) -> mx.array:

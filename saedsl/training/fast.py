@@ -162,7 +162,7 @@ class FastEngine:
                 border, found = again, self._encode(u, dead, room, above(again))
         if len(found.values) < n and border > SMALLEST:
             found = self._encode(u, dead, room, above(float(SMALLEST)))
-        threshold = nth_largest(found.values, n, 0.0)
+        threshold = nth_largest(found.values, n)
         self._guess = self._guess.after(threshold, len(found.values) / n)
         counts = np.diff(found.start)
         left = drop_below(found.features, found.values, counts, np.float32(threshold))
@@ -172,7 +172,7 @@ class FastEngine:
         """A guess below the `n`-th largest pre-activation of the batch, from some of its tokens."""
         few = np.ascontiguousarray(u[:: max(len(u) // ROWS, 1)])
         found = self._encode(few, None, room, above(float(SMALLEST)))
-        return max(0.8 * nth_largest(found.values, max(n * len(few) // len(u), 1), 0.0), float(SMALLEST))
+        return max(0.8 * nth_largest(found.values, max(n * len(few) // len(u), 1)), float(SMALLEST))
 
     def _encode(self, u: np.ndarray, dead: Aux | None, room: int, select: Select) -> Sparse:
         """What `select` leaves of the pre-activations; those of dead features are put aside, [B, n].

@@ -14,8 +14,8 @@ import mlx.core as mx
 import numpy as np
 
 from saedsl.errors import TrainingError
-from saedsl.training.activations import Active, Around, activate, sparsity_loss
-from saedsl.training.adam import Moments, Weights, adam, project, scaled_down, squares, sum_of_squares, unit_rows
+from saedsl.training.activations import Around, activate, l1_loss, of_all, sparsity_loss
+from saedsl.training.adam import Moments, Weights, adam, moment, project, scale_of, squares, sum_of_squares
 from saedsl.training.engine import Arrays, Form, Outcome, Parallel, Settings
 from saedsl.training.joint import Joint
 from saedsl.training.linear import (
@@ -26,10 +26,16 @@ from saedsl.training.linear import (
     encoder_gradient_of,
     writing_mask,
 )
-from saedsl.training.revival import Residual, Revival, auxk, ghost
+from saedsl.training.revival import revive, weight
 
 SHARED = ("b_dec", "W_skip")
 """The weights that belong to no feature."""
+PARTS = 16
+"""Of a batch, one after the other."""
+FEWEST_ROWS = 128
+"""Tokens of a part: matrix products of fewer are slow."""
+BIAS, RECONSTRUCTION, FIRED, LENGTH = "d of the encoder's bias", "reconstruction", "fired", "sum of features"
+L1, GATE, REVIVAL = "sums of features", "auxiliary loss of gated", "auxiliary loss"
 
 
 class PortableEngine:
@@ -59,27 +65,27 @@ class PortableEngine:
         self._border = 0.0
 
     def step(self, x: np.ndarray, y: np.ndarray, settings: Settings) -> Outcome:
-        """One update; see `Engine.step`."""
+        """One update; see `Engine.step`. The batch is taken in parts, so that few arrays [B, F] are there at once."""
         inputs = mx.array(x)
         targets = inputs if y is x else mx.array(y)
-        w, form, joint = self._w, self.form, self._joint
-        n = joint.tokens(len(x))
-        u = inputs - w["b_dec"] if form.subtract_b_dec else inputs
-        offset = w["b_dec"] - targets
-        if form.skip:
-            offset = offset + inputs @ w["W_skip"].T
-
-        def missing(f: mx.array) -> mx.array:
-            return joint.over_features(f @ w["W_dec"]) + offset
-
-        pre = encode(w["W_enc"], w[self._bias], u, form.layers)
-        active = activate(pre, Around(form, settings, w, n, joint, missing, 0.8 * self._border))
-        e = [joint.over_features(part) + offset for part in decode_prefixes(active.f, w["W_dec"], self._ends)]
-        reconstruction = sum((sum_of_squares(part) for part in e), start=mx.array(0.0)) / (n * len(e))
-        revival = self._revive(pre, Residual(e[-1], reconstruction, n), settings)
-        g = self._gradients(inputs, u, active, [part * (2 / (n * len(e))) for part in e], settings, revival)
+        n = self._joint.tokens(len(x))
+        around = Around(self.form, settings, self._w, n, self._joint, 0.8 * self._border)
+        u = inputs - self._w["b_dec"] if self.form.subtract_b_dec else inputs
+        rows = max(-(-len(x) // PARTS), min(len(x), FEWEST_ROWS))
+        parts = [slice(start, start + rows) for start in range(0, len(x), rows)]
+        of_batch = 0.0
+        if around.needs_all:
+            pre = [self._encoded(u[part]) for part in parts]
+            mx.eval(pre)
+            of_batch = of_all(pre, around)
+            del pre  # made anew: the same bits, and no memory while there are gradients
+        sums = Sums()
+        for part in parts:
+            sums.add(self._part(self._encoded(u[part]), inputs[part], u[part], targets[part], around, of_batch))
+        self._border = of_batch if self.form.activation == "batchtopk" else 0.0
+        g, outcome = self._finished(sums, around, of_batch)
         self._update(g, settings)
-        return self._outcome(active, reconstruction, revival, settings, n)
+        return outcome
 
     def weights(self) -> Arrays:
         """Copies of the weights."""
@@ -139,87 +145,139 @@ class PortableEngine:
         """[n] bool: which of the feature numbers `ids` [n] are this process's."""
         return np.asarray((ids >= self._mine.start) & (ids < self._mine.stop))
 
-    def _revive(self, pre: mx.array, left: Residual, settings: Settings) -> Revival | None:
-        aux = settings.aux
-        if aux is None or aux.coefficient == 0 or aux.dead.size == 0:
-            return None
-        dead = mx.array(self._local(aux.dead))
-        method = auxk if aux.method == "auxk" else ghost
-        return method(mx.take(pre, dead, axis=1), self._w["W_dec"][dead], left, aux, self._joint)
+    def _encoded(self, u: mx.array) -> mx.array:
+        """[R, F]: pre-activations of what the encoder multiplies, `u` [R, I]."""
+        return encode(self._w["W_enc"], self._w[self._bias], u, self.form.layers)
 
-    def _gradients(
-        self, x: mx.array, u: mx.array, active: Active, e: list[mx.array], settings: Settings, revival: Revival | None
-    ) -> Weights:
-        """Gradients of all losses, summed over processes where they share weights.
+    def _dead(self, settings: Settings) -> np.ndarray:
+        """This process's features to revive, as it counts them; int32."""
+        aux = settings.aux
+        return self._local(aux.dead) if aux is not None and aux.coefficient else np.zeros(0, np.int32)
+
+    def _part(
+        self, pre: mx.array, x: mx.array, u: mx.array, y: mx.array, around: Around, of_batch: float
+    ) -> dict[str, mx.array]:
+        """Sums over the tokens of a part of a batch: gradients by the names of weights, losses and counts by others.
 
         Args:
-            x: [B, I], the input.
-            u: [B, I], what the encoder multiplied.
-            active: the features.
-            e: for each prefix, the reconstruction loss's gradient of its reconstruction, [B, O].
-            settings: of the step.
-            revival: the auxiliary loss of dead features.
+            pre: [R, F].
+            x: [R, I], the input.
+            u: [R, I], what the encoder multiplied.
+            y: [R, O], the target.
+            around: the step.
+            of_batch: `of_all`.
         """
-        w, form, joint = self._w, self.form, self._joint
-        g = [e[-1]]
-        for part in reversed(e[:-1]):  # a feature is in every prefix that ends after it
-            g.insert(0, g[0] + part)
+        w, form, joint, n = self._w, self.form, self._joint, around.n
+        offset = w["b_dec"] - y
+        if form.skip:
+            offset = offset + x @ w["W_skip"].T
+
+        def missing(f: mx.array) -> mx.array:
+            return joint.over_features(f @ w["W_dec"]) + offset
+
+        active = activate(pre, around, of_batch, missing)
+        e = [joint.over_features(part) + offset for part in decode_prefixes(active.f, w["W_dec"], self._ends)]
+        g = [e[-1] * (2 / (n * len(e)))]
+        for before in reversed(e[:-1]):  # a feature is in every prefix that ends after it
+            g.insert(0, g[0] + before * (2 / (n * len(e))))
         df, dW_dec = decoder_gradients(active.f, w["W_dec"], g, self._ends)
         dpre, own = active.pull(df)
-        out = {**own, "W_enc": encoder_gradient(u, dpre, form.layers)}
-        out["W_dec"] = dW_dec + own["W_dec"] if "W_dec" in own else dW_dec
-        bias = out["b_enc"] if self._bias == "b_enc" else dpre.sum(axis=0)  # gated: of both paths
-        out["b_dec"] = g[0].sum(axis=0)
+        out = {**own, "W_enc": encoder_gradient(u, dpre, form.layers), "W_dec": dW_dec, "b_dec": g[0].sum(axis=0)}
         if form.skip:
             out["W_skip"] = g[0].T @ x
-        ids = self._local(settings.aux.dead) if settings.aux is not None else np.zeros(0, np.int32)
-        if revival is not None and ids.size:
-            dead = mx.array(ids)
-            da = revival.dpre.sum(axis=0)
-            dW_enc = encoder_gradient_of(ids, u, revival.dpre, out["W_enc"].shape[1], form.layers)
-            out["W_enc"] = out["W_enc"].at[:, dead].add(dW_enc)
-            out["W_dec"] = out["W_dec"].at[dead].add(revival.dW_dec)
-            out[self._bias] = out[self._bias].at[dead].add(da)
-            bias = bias.at[dead].add(da)
+        out[BIAS] = own["b_enc"] if self._bias == "b_enc" else dpre.sum(axis=0)  # gated: of both paths
+        out[RECONSTRUCTION] = sum((sum_of_squares(part) for part in e), start=mx.array(0.0)) / (n * len(e))
+        out[FIRED] = mx.sum(active.fires, axis=0)
+        out[LENGTH] = mx.sum(active.f.sum(axis=0))
+        if active.l1 is not None:
+            out[L1] = active.l1
+        if active.aux is not None:
+            out[GATE] = active.aux
+        aux, dead = around.settings.aux, self._dead(around.settings)
+        if aux is not None and aux.coefficient and aux.dead.size:
+            ids = mx.array(dead)
+            revival = revive(mx.take(pre, ids, axis=1), w["W_dec"][ids], e[-1], n, aux, joint)
+            out[REVIVAL] = revival.loss
+            if dead.size:
+                out["dead.W_enc"] = encoder_gradient_of(dead, u, revival.dpre, w["W_enc"].shape[1], form.layers)
+                out["dead.W_dec"], out["dead.b"] = revival.dW_dec, revival.dpre.sum(axis=0)
+        return out
+
+    def _finished(self, sums: Sums, around: Around, of_batch: float) -> tuple[Weights, Outcome]:
+        """The gradients, summed over processes where they share weights, and what the step saw; all evaluated."""
+        w, form, joint, settings, n = self._w, self.form, self._joint, around.settings, around.n
+        take = sums.of.pop
+        g = {name: take(name) for name in w}
+        bias, reconstruction, fired = take(BIAS), take(RECONSTRUCTION), take(FIRED)
+        aux, sparse = take(GATE, mx.array(0.0)), mx.array(0.0)
+        if L1 in sums.of:
+            sparse, dW_dec = l1_loss(take(L1), around)
+            g["W_dec"] = g["W_dec"] + dW_dec
+        elif form.activation == "jumprelu":
+            sparse = mx.sum(fired) / n
+        if REVIVAL in sums.of:
+            assert settings.aux is not None
+            loss = take(REVIVAL)
+            factor = weight(settings.aux, reconstruction, loss, joint)
+            aux = aux + factor * loss
+            if "dead.b" in sums.of:
+                ids, more = mx.array(self._dead(settings)), factor * take("dead.b")
+                g["W_enc"] = g["W_enc"].at[:, ids].add(factor * take("dead.W_enc"))
+                g["W_dec"] = g["W_dec"].at[ids].add(factor * take("dead.W_dec"))
+                g[self._bias] = g[self._bias].at[ids].add(more)
+                bias = bias.at[ids].add(more)
         if form.subtract_b_dec:
-            out["b_dec"] = out["b_dec"] - joint.over_features(w["W_enc"] @ bias)
+            g["b_dec"] = g["b_dec"] - joint.over_features(w["W_enc"] @ bias)
         if self._mask is not None:
-            out["W_dec"] = out["W_dec"] * self._mask
-        return {name: joint.over_tokens(out[name]) for name in w}
-
-    def _update(self, g: Weights, settings: Settings) -> None:
-        g = project(g, self._w)
-        mine = squares({name: value for name, value in g.items() if name not in SHARED})
-        shared = squares({name: value for name, value in g.items() if name in SHARED})
-        norm = mx.sqrt(self._joint.over_features(mine) + shared)
-        w, self._moments = adam(self._w, scaled_down(g, norm, settings.max_grad_norm), self._moments, settings)
-        self._w = unit_rows(w)
-
-    def _outcome(
-        self, active: Active, reconstruction: mx.array, revival: Revival | None, settings: Settings, n: int
-    ) -> Outcome:
-        """What the step saw; this evaluates all of it."""
-        joint, nothing = self._joint, mx.array(0.0)
-        fired = mx.sum(active.fires, axis=0)
-        sparse = nothing if active.sparsity is None else active.sparsity
-        sums = mx.stack([mx.sum(fired) / n, mx.sum(active.f.sum(axis=0)) / n, sparse])
-        extra = nothing if active.aux is None else active.aux
-        of_tokens = mx.stack([reconstruction, extra if revival is None else extra + revival.loss])
-        mx.eval(self._w, self._moments, fired, sums, of_tokens)
+            g["W_dec"] = g["W_dec"] * self._mask
+        for name in g:
+            g[name] = joint.over_tokens(g[name])
+            mx.eval(g[name])
+        seen = mx.stack([mx.sum(fired) / n, take(LENGTH) / n, sparse])
+        l0, l1, mean = (float(v) for v in joint.totals(np.array(seen, np.float64)))
+        own = np.array(mx.stack([reconstruction, aux]), np.float64)
+        main, auxiliary = (float(v) for v in (joint.totals(own) if joint.by_data else own))
         counts = joint.over_tokens(fired)
-        l0, l1, mean = (float(v) for v in joint.totals(np.array(sums, np.float64)))
-        own = np.array(of_tokens, np.float64)
-        main, aux = (float(v) for v in (joint.totals(own) if joint.by_data else own))
-        self._border = active.threshold
-        return Outcome(
+        return g, Outcome(
             reconstruction=main,
-            sparsity=sparsity_loss(self.form, settings, mean),
-            aux=aux,
+            sparsity=sparsity_loss(form, settings, mean),
+            aux=auxiliary,
             l0=l0,
             l1=l1,
             fired=(joint.gather(counts).reshape(-1) if joint.by_latents else np.array(counts)) > 0,
-            threshold=active.threshold,
+            threshold=of_batch if form.activation == "batchtopk" else 0.0,
         )
+
+    def _update(self, g: Weights, settings: Settings) -> None:
+        """Adam, one weight after the other, in place of the old ones."""
+        g["W_dec"] = project(g["W_dec"], self._w["W_dec"])
+        mine = squares({name: value for name, value in g.items() if name not in SHARED})
+        shared = squares({name: value for name, value in g.items() if name in SHARED})
+        scale = scale_of(mx.sqrt(self._joint.over_features(mine) + shared), settings.max_grad_norm)
+        mx.eval(g["W_dec"], scale)
+        first, second = self._moments
+        for name in self._w:
+            change = g.pop(name) * scale
+            first[name] = moment(first[name], change, settings.betas[0])
+            mx.eval(first[name])
+            second[name] = moment(second[name], mx.square(change), settings.betas[1])
+            mx.eval(second[name])
+            del change
+            self._w[name] = adam(self._w[name], (first[name], second[name]), settings, name)
+            mx.eval(self._w[name])
+
+
+class Sums:
+    """Arrays by name, added up part by part; each is evaluated, so that what it was made of is free again."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, mx.array] = {}
+
+    def add(self, part: dict[str, mx.array]) -> None:
+        """Add a part's arrays to the others."""
+        for name in list(part):
+            self.of[name] = self.of[name] + part.pop(name) if name in self.of else part.pop(name)
+            mx.eval(self.of[name])
 
 
 def check_weights(form: Form, weights: Mapping[str, np.ndarray], joint: Joint) -> None:

@@ -6,6 +6,8 @@ F features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import numpy as np
 
@@ -33,11 +35,12 @@ def row_borders(pre: mx.array, k: int, joint: Joint) -> mx.array:
     return mx.maximum(kth_largest(pre, k), 0)
 
 
-def batch_border(pre: mx.array, n: int, hint: float, joint: Joint) -> float:
-    """The `n`-th largest positive entry of all of `pre` [B, F], over all processes; the smallest if there are fewer.
+def batch_border(parts: Sequence[mx.array], n: int, hint: float, joint: Joint) -> float:
+    """The `n`-th largest positive entry of a batch's pre-activations, over all processes; the smallest if there are
+    fewer.
 
     Args:
-        pre: this process's pre-activations.
+        parts: [R, F] each, this process's pre-activations.
         n: how many entries are to be kept of all processes together, at least 1.
         hint: a guess below the border, e.g. 0.8 of the last one. It saves time and never changes the result.
         joint: the processes.
@@ -45,50 +48,61 @@ def batch_border(pre: mx.array, n: int, hint: float, joint: Joint) -> float:
     Returns:
         0 if no entry is positive.
     """
+    if joint.parallel is None and mx.default_device() != mx.Device(mx.cpu):
+        return float(np.array(nth_largest_on_device(parts, n)))
+    arrays = [np.array(part, copy=False) for part in parts]
     if joint.parallel is not None:
-        return nth_largest_of_all(np.array(pre).reshape(-1), n, joint)
-    if mx.default_device() == mx.Device(mx.cpu):
-        return nth_largest(np.array(pre, copy=False).reshape(-1), n, hint)
-    return float(np.array(nth_largest_on_device(pre, n)))
-
-
-def nth_largest(values: np.ndarray, n: int, hint: float) -> float:
-    """The `n`-th largest positive entry of `values` [size]; the smallest positive one if there are fewer, 0 if none.
-
-    Only entries above `hint` are partitioned; where that leaves too few, all positive ones are.
-    """
-    candidates = values[values > max(hint, 0.0)]
+        return nth_largest_of_all(np.concatenate([a[a > 0] for a in arrays]), n, joint)
+    candidates = np.concatenate([a[a > max(hint, 0.0)] for a in arrays])
     if candidates.size < n and hint > 0:
-        candidates = values[values > 0]
-    if candidates.size == 0:
+        candidates = np.concatenate([a[a > 0] for a in arrays])
+    return _nth_largest(candidates, n)
+
+
+def nth_largest(values: np.ndarray, n: int) -> float:
+    """The `n`-th largest positive entry of `values` [size]; the smallest positive one if there are fewer, 0 if none."""
+    return _nth_largest(values[values > 0], n)
+
+
+def _nth_largest(positive: np.ndarray, n: int) -> float:
+    """`nth_largest` of `positive` [size], which is reordered."""
+    if positive.size == 0:
         return 0.0
-    place = max(candidates.size - n, 0)
-    return float(np.partition(candidates, place)[place])
+    place = max(positive.size - n, 0)
+    positive.partition(place)
+    return float(positive[place])
 
 
-def nth_largest_on_device(values: mx.array, n: int) -> mx.array:
-    """`nth_largest` without a copy to the host, for GPUs: 31 counts, each of which halves the range.
+def nth_largest_on_device(parts: Sequence[mx.array], n: int) -> mx.array:
+    """The `n`-th largest positive entry of `parts`, as `batch_border`, without a copy to the host, for GPUs: 31 counts,
+    each of which halves the range.
 
     Positive floats are ordered as their bits are as whole numbers, so the range ends at one number exactly.
     """
-    bits = values.reshape(-1).view(mx.int32)
-    bits = bits * (values.reshape(-1) > 0)  # NaN is not above 0
-    n_kept = mx.minimum(n, mx.sum(bits > 0))
-    low, high = mx.array(0, mx.int32), mx.array(0x7F800001, mx.int32)  # count(low) >= n_kept > count(high)
+    infinity = 0x7F800000
+    bits = [part.reshape(-1).view(mx.int32) for part in parts]
+
+    def count(least: mx.array) -> mx.array:
+        """How many entries are `least` or more, which is above 0; NaN is none of them."""
+        return sum((mx.sum((b >= least) & (b <= infinity)) for b in bits), start=mx.array(0))
+
+    n_kept = mx.minimum(n, count(mx.array(1, mx.int32)))
+    low, high = mx.array(0, mx.int32), mx.array(infinity + 1, mx.int32)  # count(low) >= n_kept > count(high)
     for _ in range(31):
         middle = low + (high - low) // 2
-        enough = mx.sum(bits >= middle) >= n_kept
+        enough = count(middle) >= n_kept
         low, high = mx.where(enough, middle, low), mx.where(enough, high, middle)
+        mx.eval(low, high)
     return mx.where(n_kept > 0, low, 0).view(mx.float32)
 
 
 def nth_largest_of_all(values: np.ndarray, n: int, joint: Joint) -> float:
-    """`nth_largest` of the `values` of all processes together, by two histograms of their bits' halves."""
-    bits = values[values > 0].astype(np.float32).view(np.uint32)
-    upper, n_left = _bin_of((bits >> 16).astype(np.int64), n, joint)
+    """`nth_largest` of the float32 `values` of all processes together, by two histograms of their bits' halves."""
+    bits = values.view(np.uint32)
+    upper, n_left = _bin_of(bits >> 16, n, joint)
     if upper is None:
         return 0.0
-    lower, _ = _bin_of((bits[bits >> 16 == upper] & 0xFFFF).astype(np.int64), n_left, joint)
+    lower, _ = _bin_of(bits[bits >> 16 == upper] & 0xFFFF, n_left, joint)
     assert lower is not None
     return float(np.array(upper << 16 | lower, np.uint32).view(np.float32))
 

@@ -94,7 +94,7 @@ def test_columns_are_put_aside_with_their_bias() -> None:
 
 def test_the_guess_settles_where_a_few_times_as_many_entries_are_looked_at_as_are_kept() -> None:
     values = np.abs(np.random.default_rng(0).standard_normal(100_000)).astype(np.float32)
-    border = nth_largest(values, 500, 0.0)
+    border = nth_largest(values, 500)
     guess, looked = Guess(), []
     for _ in range(20):
         looked.append(float((values >= (guess.border or 0)).sum() / 500))
