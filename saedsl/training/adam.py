@@ -30,12 +30,18 @@ class Moments(NamedTuple):
 
 def project(dW_dec: mx.array, W_dec: mx.array) -> mx.array:
     """The gradient of `W_dec` [F, O] without the part that would only change the length of its unit rows."""
-    return dW_dec - mx.sum(dW_dec * W_dec, axis=1, keepdims=True) * W_dec
+    along = mx.sum(dW_dec * W_dec, axis=1, keepdims=True)
+    mx.eval(along)
+    return dW_dec - along * W_dec
 
 
 def squares(g: Weights) -> mx.array:
-    """The sum of the squares of all entries, [1]."""
-    return sum((sum_of_squares(value).reshape(1) for value in g.values()), start=mx.zeros(1))
+    """The sum of the squares of all entries, [1], one array after the other."""
+    total = mx.zeros(1)
+    for value in g.values():
+        total = total + sum_of_squares(value)
+        mx.eval(total)
+    return total
 
 
 def sum_of_squares(x: mx.array) -> mx.array:
@@ -48,17 +54,40 @@ def scale_of(norm: mx.array, limit: float) -> mx.array:
     return mx.minimum(limit / (norm + 1e-6), 1.0)
 
 
-def moment(before: mx.array, value: mx.array, beta: float) -> mx.array:
-    """A running mean with `value` added."""
-    return beta * before + (1 - beta) * value
+def adam_in_place(w: Weights, g: mx.array, moments: Moments, settings: Settings, name: str) -> None:
+    """One step of Adam (arXiv:1412.6980) of the weight called `name`; rows of W_dec have length 1 after it.
 
+    The old arrays leave the dictionaries first and every result is evaluated, so that MLX writes into their memory: it
+    takes one array more than there are at the same time, not seven.
 
-def adam(w: mx.array, moments: tuple[mx.array, mx.array], settings: Settings, name: str) -> mx.array:
-    """The weight called `name` after a step of Adam (arXiv:1412.6980) by its new moments; W_dec with unit rows."""
+    Args:
+        w: the weights; `w[name]` changes.
+        g: the gradient of that one.
+        moments: Adam's state; that of `name` changes.
+        settings: of the step.
+        name: of the weight.
+    """
     a, b = settings.betas
-    step, unbias = settings.rate_of(name) / (1 - a**settings.step), 1 - b**settings.step
-    new = w - step * moments[0] / (mx.sqrt(moments[1] / unbias) + EPSILON)
-    return new / row_norms(new)[:, None] if name == "W_dec" else new
+    unbias, rate = 1 - b**settings.step, settings.rate_of(name) / (1 - a**settings.step)
+    mx.eval(g)
+    for of, beta, power in ((moments.first, a, 1), (moments.second, b, 2)):
+        decayed = of.pop(name) * beta
+        mx.eval(decayed)
+        of[name] = decayed + (1 - beta) * (g if power == 1 else mx.square(g))
+        del decayed
+        mx.eval(of[name])
+    del g
+    step = mx.sqrt(moments.second[name] / unbias) + EPSILON
+    mx.eval(step)
+    step = (moments.first[name] * rate) / step
+    mx.eval(step)
+    new = w.pop(name) - step
+    del step
+    if name == "W_dec":
+        mx.eval(new)
+        new = new / row_norms(new)[:, None]
+    w[name] = new
+    mx.eval(new)
 
 
 def row_norms(rows: mx.array) -> mx.array:

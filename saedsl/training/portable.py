@@ -15,7 +15,7 @@ import numpy as np
 
 from saedsl.errors import TrainingError
 from saedsl.training.activations import Around, activate, l1_loss, of_all, sparsity_loss
-from saedsl.training.adam import Moments, Weights, adam, moment, project, scale_of, squares, sum_of_squares
+from saedsl.training.adam import Moments, Weights, adam_in_place, project, scale_of, squares, sum_of_squares
 from saedsl.training.engine import Arrays, Form, Outcome, Parallel, Settings
 from saedsl.training.joint import Joint
 from saedsl.training.linear import (
@@ -30,7 +30,7 @@ from saedsl.training.revival import revive, weight
 
 SHARED = ("b_dec", "W_skip")
 """The weights that belong to no feature."""
-PARTS = 16
+PARTS = 8
 """Of a batch, one after the other."""
 FEWEST_ROWS = 128
 """Tokens of a part: matrix products of fewer are slow."""
@@ -71,7 +71,7 @@ class PortableEngine:
         n = self._joint.tokens(len(x))
         around = Around(self.form, settings, self._w, n, self._joint, 0.8 * self._border)
         u = inputs - self._w["b_dec"] if self.form.subtract_b_dec else inputs
-        rows = max(-(-len(x) // PARTS), min(len(x), FEWEST_ROWS))
+        rows = max(-(-len(x) // PARTS), FEWEST_ROWS)
         parts = [slice(start, start + rows) for start in range(0, len(x), rows)]
         of_batch = 0.0
         if around.needs_all:
@@ -250,21 +250,13 @@ class PortableEngine:
 
     def _update(self, g: Weights, settings: Settings) -> None:
         """Adam, one weight after the other, in place of the old ones."""
-        g["W_dec"] = project(g["W_dec"], self._w["W_dec"])
+        g["W_dec"] = project(g.pop("W_dec"), self._w["W_dec"])
+        mx.eval(g["W_dec"])
         mine = squares({name: value for name, value in g.items() if name not in SHARED})
         shared = squares({name: value for name, value in g.items() if name in SHARED})
         scale = scale_of(mx.sqrt(self._joint.over_features(mine) + shared), settings.max_grad_norm)
-        mx.eval(g["W_dec"], scale)
-        first, second = self._moments
-        for name in self._w:
-            change = g.pop(name) * scale
-            first[name] = moment(first[name], change, settings.betas[0])
-            mx.eval(first[name])
-            second[name] = moment(second[name], mx.square(change), settings.betas[1])
-            mx.eval(second[name])
-            del change
-            self._w[name] = adam(self._w[name], (first[name], second[name]), settings, name)
-            mx.eval(self._w[name])
+        for name in list(self._w):
+            adam_in_place(self._w, g.pop(name) * scale, self._moments, settings, name)
 
 
 class Sums:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from saedsl.errors import TrainingError
+from saedsl.training import portable
 from saedsl.training.engine import Arrays, Aux, Form, Outcome, Settings
 from saedsl.training.initial import initial_weights
 from saedsl.training.portable import PortableEngine
@@ -91,8 +92,16 @@ def close(ours: np.ndarray, theirs: np.ndarray, relative: float = 1e-5) -> bool:
     return bool(np.linalg.norm(ours - theirs) <= relative * np.linalg.norm(theirs) + 1e-7)
 
 
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of 24 tokens comes in parts of 7, 7, 7 and 3."""
+    monkeypatch.setattr(portable, "FEWEST_ROWS", 7)
+
+
 @each_case
-def test_gradients_are_those_of_autodiff(name: str) -> None:
+@pytest.mark.parametrize("rows", [portable.FEWEST_ROWS, 7])
+def test_gradients_are_those_of_autodiff(rows: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portable, "FEWEST_ROWS", rows)
     form, settings = CASES[name]
     w, x, y = example(form)
     _, ours = gradients(PortableEngine(form, w), x, y, settings)
@@ -104,6 +113,7 @@ def test_gradients_are_those_of_autodiff(name: str) -> None:
 
 
 @each_case
+@pytest.mark.usefixtures("in_parts")
 def test_the_outcome_is_what_the_batch_saw_before_the_update(name: str) -> None:
     form, settings = CASES[name]
     w, x, y = example(form)
@@ -358,6 +368,7 @@ class Member:
 
 
 @each_case
+@pytest.mark.usefixtures("in_parts")
 def test_processes_with_parts_of_the_batch_are_one_process(name: str) -> None:
     form, settings = CASES[name]
     w, x, y = example(form)
@@ -378,6 +389,7 @@ def test_processes_with_parts_of_the_batch_are_one_process(name: str) -> None:
             np.testing.assert_array_equal(g[key], found[0][1][key])
 
 
+@pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize("name", [name for name, (form, _) in CASES.items() if form.layers == 1])
 def test_processes_with_parts_of_the_features_are_one_process(name: str) -> None:
     form, settings = CASES[name]
