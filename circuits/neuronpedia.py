@@ -2,7 +2,8 @@
 
 The viewer knows features, errors, tokens and logits, and one dictionary a layer. Everything else (heads, MLPs,
 neurons, second dictionaries of a layer) is written as features whose numbers say which of the layer's sources they come
-from: `number * sources + source`, told in `metadata.info.feature_numbers`; texts (`clerp`) start with the node's id.
+from: `number * sources + source`, told in `metadata.info.feature_numbers`; texts (`clerp`) start with the node's id. A
+metric of several logits is written as the logit of token 0 with probability 0; its text is the metric.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def to_neuronpedia(
     """`graph` as JSON of the viewer.
 
     Args:
-        graph: a circuit with positions and tokens, whose logits have `token_prob`.
+        graph: a circuit with positions and tokens; logits of single tokens have `token_prob`.
         slug: name of the graph; default: of the model and the plan.
         scan: the viewer's id of the model; default: from the model's name.
         max_features: of more features and errors, those of largest influence, else of largest |score|, are written.
@@ -113,7 +114,7 @@ def _check_fit(graph: nx.DiGraph, meta: Meta) -> None:
             "of one prompt; build the graph with positions, or export to another format"
         )
     for node, data in nodes(graph):
-        if node.kind == "logit" and data["token_prob"] is None:
+        if node.kind == "logit" and node.index is not None and data["token_prob"] is None:
             raise CircuitError(f"node {node}: no token_prob, which the viewer reads from every logit; set it")
         if node.kind in ("embedding", "logit"):
             continue
@@ -220,7 +221,7 @@ def _clerp(node: Node, data: Mapping[str, Any]) -> str:
     text = data["label"]
     match node.kind:
         case "logit":
-            return f"{text or node.id} (p={data['token_prob']:.3f})"
+            return f"{text or node.id} (p={data['token_prob'] or 0.0:.3f})"
         case "embedding":
             return text or node.id
     name = node.id.rpartition("@")[0]

@@ -183,6 +183,18 @@ def test_every_kind_and_second_dictionaries_find_a_place() -> None:
     assert by_text["g:L1.mlp.error"] == "1_-4_5"
 
 
+def test_a_metric_of_several_logits_is_the_logit_of_no_token() -> None:
+    graph = one_dictionary()
+    goal = Node.of("logit", "logits", None, 5)
+    graph.add_typed_node(goal, score=1.5, label="logit(io.answer) - logit(io.wrong)")
+    graph.add_typed_edge(next(n for n in graph if n.id == "L1.mlp.f42@5"), goal, 0.7, "flow")
+    data = valid(to_neuronpedia(graph))
+    (written,) = [n for n in data["nodes"] if n["clerp"].startswith("logit(")]
+    assert written["clerp"] == "logit(io.answer) - logit(io.wrong) (p=0.000)"
+    assert written["token_prob"] == 0
+    assert {"source": "1_42_5", "target": written["node_id"], "weight": 0.7} in data["links"]
+
+
 def test_any_text_survives() -> None:
     data = valid(to_neuronpedia(samples.nasty()))
     texts = {n["clerp"].partition(": ")[2] for n in data["nodes"]}
