@@ -26,12 +26,12 @@ def ioi(split: Split) -> list[Row]:
 
 
 def greater_than(split: Split) -> list[Row]:
-    """`The E began in 1650 and ended in 16`: four years above against four that are not; corrupt is 01."""
+    """`The E began in 1650 and ended in 16`: eight years above against eight that are not; corrupt is 01."""
     rng, rows = random.Random(3), []
     for e in examples("greater_than", 600, SPLITS.index(split), split):
         start = YEARS.index(e.prompt.split(" and ended")[0][-2:])
         if " began in " in e.prompt and 10 <= start <= 90:
-            above, below = rng.sample(range(start + 1, 100), 4), rng.sample(range(2, start + 1), 4)
+            above, below = rng.sample(range(start + 1, 100), 8), rng.sample(range(2, start + 1), 8)
             fields = {f"a{i}": YEARS[y] for i, y in enumerate(above)} | {f"w{i}": YEARS[y] for i, y in enumerate(below)}
             rows.append({"prompt": e.prompt, "corrupt": e.corrupt, **fields})
     return rows
