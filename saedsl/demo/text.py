@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from saedsl.demo.tasks import TASKS, Split, draw, fill
 from saedsl.demo.words import CAPITALS, CONTINENTS, FEMALE_NAMES, FEMALE_NOUNS, LEXICON, MALE_NOUNS
@@ -252,7 +252,12 @@ def documents(n: int, seed: int, split: Split = "train", skew: float = 1.0) -> I
         split: "train" for documents without any held-out combination of `saedsl.demo.tasks`; "held_out" for
             documents whose task examples are all held out.
         skew: above 1, words and templates near the front of their lists are favoured, as by `SkewedRandom`.
+
+    Raises:
+        ValueError: for another split; no example would ever fit it.
     """
+    if split not in get_args(Split):
+        raise ValueError(f"split is {split!r}; it can be train or held_out")
     rng = SkewedRandom(f"documents {split} {seed}", skew)
     for _ in range(n):
         kind = rng.random()
