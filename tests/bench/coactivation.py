@@ -1,4 +1,4 @@
-"""Co-activation of many large dictionaries: `python tests/bench/coactivation.py [growth | whole | real]`, else all of it.
+"""Co-activation of many large dictionaries: `python tests/bench/coactivation.py [growth | whole | real]`; else all.
 
 Synthetic activations: 16 dictionaries x 16,384 features, 32 of them firing at each token: some by a group of features
 that fire together (two in each dictionary; planted), some by what the document is about, the rest at random; all by
