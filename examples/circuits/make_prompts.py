@@ -38,8 +38,8 @@ def greater_than(split: Split) -> list[Row]:
 
 
 def capital(split: Split) -> list[Row]:
-    """`N wrote a letter from C, from the city of`, of five countries in turn; the corrupt prompt has another one."""
-    return _capitals(split, list(CAPITALS)[:5], 60)
+    """`N wrote a letter from C, from the city of`, of four countries in turn; the corrupt prompt has another one."""
+    return _capitals(split, list(CAPITALS)[:4], 60)
 
 
 def capitals(split: Split) -> list[Row]:
