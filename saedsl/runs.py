@@ -28,11 +28,15 @@ from saedsl.terms import Terms
 Item = Written | Metric
 MOST_STEPS: Final = 20_000
 """Runs of a program, each value of a sweep counted."""
-MOST_ITEMS: Final = 48_000
-"""What statements come to: an edit, record or metric at each site and for each value of their sweeps, and `READING`."""
+MOST_ITEMS: Final = 96_000
+"""What statements come to: an edit, record or metric at each site and for each value of their sweeps, and `READING`.
+
+Characters count too, so that a text of any length is answered in about the same time: see `CHARACTERS`."""
 READING: Final = 3
 """For each statement and each value of its sweeps."""
-MOST_PLANNED: Final = 50_000
+CHARACTERS: Final = 4
+"""So many of the text count as one item, and as one of what is planned."""
+MOST_PLANNED: Final = 100_000
 """What runs come to: for each run and each prompt that the text declares one, and one for each edit, record, metric."""
 HELD: Final[dict[Mode, frozenset[str]]] = {
     "iterative": frozenset(),
@@ -88,8 +92,7 @@ class Runs:
         self.statements = 0
         self.refused: n.Span | None = None
         """The first statement of too many."""
-        self.worked_out = 0
-        self.planned = 0
+        self.worked_out = self.planned = len(report.source.text) // CHARACTERS
         self.labels: dict[str, n.Span] = {}
         self.unused: list[n.Span] = []
         """What no run has used yet."""
@@ -168,7 +171,8 @@ class Runs:
             moving = [i for a, come_to in by_statement if a.uses for i in come_to]
             self.planned += max(declared, 1) * (1 + len(found))
             if self.planned > MOST_PLANNED:
-                message = f"over all its runs, a program comes to {MOST_PLANNED:,} prompts, edits and records at most"
+                most = f"{MOST_PLANNED:,} or so are the most"
+                message = f"over all its runs, this program comes to too many prompts and edits: {most}"
                 self._too_many(s.span, message)
             if self.refused is not None:
                 break
@@ -270,7 +274,8 @@ class Runs:
             a.found[key] = self._worked_out(a, point)
             self.worked_out += READING + len(a.found[key])
             if self.worked_out > MOST_ITEMS:
-                message = f"at all sites and values, a program comes to {MOST_ITEMS // (1 + READING):,} edits at most"
+                most = MOST_ITEMS // (1 + READING)
+                message = f"at all sites and values, this program comes to too many edits: {most:,} or so are the most"
                 self._too_many(a.statement.span, message)
             if a.uses and self.report.count > before:
                 a.wrong = a.found[key]

@@ -140,8 +140,8 @@ def test_a_program_that_runs_too_often_is_refused_once(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("limit", "text", "line", "message"),
     [
-        ("MOST_PLANNED", "at L0.mlp ablate f1\n" + "run\n" * 23, 8, "over all its runs, a program"),
-        ("MOST_PLANNED", "sweep s in 1..9\nat L0.mlp amplify f1 x s\nrun", 4, "over all its runs, a program"),
+        ("MOST_PLANNED", "at L0.mlp ablate f1\n" + "run\n" * 23, 8, "over all its runs, this program"),
+        ("MOST_PLANNED", "sweep s in 1..9\nat L0.mlp amplify f1 x s\nrun", 4, "over all its runs, this program"),
         ("MOST_ITEMS", "sweep s in 1..9\nat L0.mlp amplify f1 x s\nrun", 3, "at all sites and values"),
         ("MOST_ITEMS", "at L*.mlp {\namplify x2\namplify x3\namplify x4\n}\nrun", 2, "at all sites and values"),
     ],
@@ -150,6 +150,7 @@ def test_what_comes_to_too_much_is_refused_once(
     limit: str, text: str, line: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, limit, 10)
+    monkeypatch.setattr(runs, "CHARACTERS", 1000)
     _, report = analyse(Source(PROMPT + text))
     mistakes = [d for d in report.diagnostics if d.code != "S501"]
     assert [d.code for d in mistakes] == ["S511"]
@@ -160,7 +161,7 @@ def test_what_comes_to_too_much_is_refused_once(
 def test_rows_of_a_file_of_prompts_are_not_what_the_text_comes_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "MOST_PLANNED", 10)
+    monkeypatch.setattr(runs, "MOST_PLANNED", 30)
     (tmp_path / "io.jsonl").write_text('{"prompt": "a"}\n' * 50)
     assert not said('prompts io = "io.jsonl"\nat L0.mlp ablate f1\nrun io\nrun io\n', tmp_path)
 
