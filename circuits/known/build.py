@@ -4,8 +4,10 @@ The residual stream has one slot a variable, a one-hot of the vocabulary's size,
 slot is written by one source. A random rotation hides the coordinates; its columns are the true dictionary.
 
 RMSNorm is made the identity: eps = 2^20 outweighs the mean square of any stream here, ablated ones too (off by 1e-6),
-and its weight is the square root of their sum. Attention to the previous token turns the first RoPE pair, whose
-logit is 1000 cos(distance - 1); contents sit in the last pairs, which RoPE does not turn.
+and its weight is the square root of their sum. With `norm="live"` it is a real one instead: eps is 1e-5, and the
+constant, 32 there, outweighs the rest enough that ablations scale what is read by a thousandth or so. Attention to the
+previous token turns the first RoPE pair, whose logit is 1000 cos(distance - 1); contents sit in the last pairs, which
+RoPE does not turn.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from saedsl.circuits.decomposed import Wiring
 
 BOS: Final = 0
 """The token that every prompt starts with."""
-EPS: Final = 2.0**20
+Norm = Literal["identity", "live"]
+EPS: Final[Mapping[Norm, float]] = {"identity": 2.0**20, "live": 1e-5}
+CONSTANT: Final[Mapping[Norm, float]] = {"identity": 1.0, "live": 32.0}
+"""The coordinate that is the same at every position."""
 SHARPNESS: Final = 1000.0
 """Scale of the logits of attention by position."""
 KAPPA: Final = 10.0
@@ -53,16 +58,17 @@ class KnownModel:
     sample: Sampler
     every: Callable[[], tuple[Tokens, np.ndarray]]
     """Prompts with every value of what the answer depends on, and the answers."""
+    norm: Norm = "identity"
 
     @property
     def constant(self) -> int:
-        """The coordinate that is 1 at every position."""
+        """The coordinate that is `CONSTANT` at every position."""
         return max(int(s.stop) for s in self.slots.values())
 
     @property
     def constant_direction(self) -> mx.array:
         """[d_model], what ablating the embedding to zero leaves: without it no head could find its position."""
-        return mx.array(self.rotation[:, self.constant].astype(np.float32))
+        return mx.array((CONSTANT[self.norm] * self.rotation[:, self.constant]).astype(np.float32))
 
 
 class Builder:
@@ -75,6 +81,7 @@ class Builder:
         n_heads: int,
         vocab: int,
         seed: int,
+        norm: Norm = "identity",
         *,
         d_head: int = 32,
         units: int = 4,
@@ -86,10 +93,11 @@ class Builder:
             n_heads: of each block.
             vocab: tokens, BOS among them.
             seed: of the places of heads and the rotation.
+            norm: whether RMSNorm does nothing, or what it does.
             d_head: even, at least vocab + 3.
             units: width of the MLPs.
         """
-        self.vocab, self.n_heads, self.n_layers, self.d_head = vocab, n_heads, n_layers, d_head
+        self.vocab, self.n_heads, self.n_layers, self.d_head, self.norm = vocab, n_heads, n_layers, d_head, norm
         self.rng = np.random.default_rng(seed)
         decoys = [f"decoy {layer}.{head}" for layer in range(n_layers) for head in range(n_heads)]
         self.slots = {name: slice(i * vocab, (i + 1) * vocab) for i, name in enumerate(["token", *slots, *decoys])}
@@ -169,7 +177,7 @@ class Builder:
         mx.eval(model.parameters())
         writes = {s: frozenset(names) for s, names in self.writes.items()}
         reads = {r: frozenset(names) for r, names in self.reads.items()}
-        return KnownModel(name, model, self.wiring, dict(self.slots), Q, writes, reads, sample, every)
+        return KnownModel(name, model, self.wiring, dict(self.slots), Q, writes, reads, sample, every, self.norm)
 
     def _place(self, layer: int) -> int:
         return int(self.places[layer].pop(0))
@@ -190,28 +198,32 @@ class Builder:
     def _args(self) -> ModelArgs:
         return ModelArgs(
             model_type="llama", hidden_size=self.d_model, num_hidden_layers=self.n_layers, head_dim=self.d_head,
-            intermediate_size=self.mlp[0]["gate"].shape[0], num_attention_heads=self.n_heads, rms_norm_eps=EPS,
-            vocab_size=self.vocab, rope_theta=1e30, tie_word_embeddings=False, max_position_embeddings=32,
+            intermediate_size=self.mlp[0]["gate"].shape[0], num_attention_heads=self.n_heads,
+            rms_norm_eps=EPS[self.norm], vocab_size=self.vocab, rope_theta=1e30, tie_word_embeddings=False,
+            max_position_embeddings=32,
         )  # fmt: skip
 
     def _weights(self, Q: np.ndarray) -> dict[str, np.ndarray]:
         d = self.d_model
         W_E = np.zeros((self.vocab, d))
-        W_E[:, self.slots["token"]], W_E[:, self.one] = np.eye(self.vocab), 1
+        constant = CONSTANT[self.norm]
+        W_E[:, self.slots["token"]], W_E[:, self.one] = np.eye(self.vocab), constant
+        R = Q.copy()  # what is read of the constant is read as 1
+        R[:, self.one] /= constant
         weights = {"model.embed_tokens.weight": W_E @ Q.T, "lm_head.weight": self.W_U @ Q.T}
         for layer, (attn, mlp) in enumerate(zip(self.attn, self.mlp, strict=True)):
             block = f"model.layers.{layer}"
             for c in "qkv":
-                weights[f"{block}.self_attn.{c}_proj.weight"] = attn[c].reshape(-1, d) @ Q.T
+                weights[f"{block}.self_attn.{c}_proj.weight"] = attn[c].reshape(-1, d) @ R.T
             weights[f"{block}.self_attn.o_proj.weight"] = Q @ attn["o"].reshape(d, -1)
-            weights[f"{block}.mlp.gate_proj.weight"] = mlp["gate"] @ Q.T
-            weights[f"{block}.mlp.up_proj.weight"] = mlp["up"] @ Q.T
+            weights[f"{block}.mlp.gate_proj.weight"] = mlp["gate"] @ R.T
+            weights[f"{block}.mlp.up_proj.weight"] = mlp["up"] @ R.T
             weights[f"{block}.mlp.down_proj.weight"] = Q @ mlp["down"]
             weights[f"{block}.input_layernorm.weight"] = self._norm(self.wiring.source(layer, 0))
             weights[f"{block}.post_attention_layernorm.weight"] = self._norm(self.wiring.source(layer, None))
         return weights | {"model.norm.weight": self._norm(len(self.wiring.sources))}
 
     def _norm(self, n: int) -> np.ndarray:
-        """The norm's weight before which `n` sources have written: the embedding 2, each other one 1."""
-        square = 2 + sum(1 for s in range(1, n) if self.writes.get(s))
-        return np.full(self.d_model, np.sqrt(square / self.d_model + EPS))
+        """The weight of the norm that `n` sources have written before: the embedding its constant and 1, others 1."""
+        square = CONSTANT[self.norm] ** 2 + 1 + sum(1 for s in range(1, n) if self.writes.get(s))
+        return np.full(self.d_model, np.sqrt(square / self.d_model + EPS[self.norm]))

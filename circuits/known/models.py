@@ -21,28 +21,29 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from saedsl.circuits.known.build import BOS, Builder, KnownModel, Sampler, Tokens
+from saedsl.circuits.known.build import BOS, Builder, KnownModel, Norm, Sampler, Tokens
 from saedsl.errors import CircuitError
 
 
 class Maker(Protocol):
     """Makes one known model."""
 
-    def __call__(self, vocab: int = ..., seed: int = ...) -> KnownModel:
+    def __call__(self, vocab: int = ..., seed: int = ..., norm: Norm = ...) -> KnownModel:
         """
         Args:
             vocab: tokens, BOS among them.
             seed: of the places of the heads, the rotation, and the model's table where it has one.
+            norm: `identity`: RMSNorm does nothing; `live`: it is a real one, and ablations change it a little.
 
         Raises:
             CircuitError: if the vocabulary is too small for the prompts or too large for a head.
         """
 
 
-def induction(vocab: int = 17, seed: int = 0) -> KnownModel:
+def induction(vocab: int = 17, seed: int = 0, norm: Norm = "identity") -> KnownModel:
     """The last token was there once before; the answer is what followed it."""
     length = min(vocab - 1, 16)
-    b = Builder(["previous", "next"], 2, 3, _checked(vocab), seed)
+    b = Builder(["previous", "next"], 2, 3, _checked(vocab), seed, norm)
     b.copy(0, "previous", "token", "previous")
     b.match(1, "token", "previous", "token", "next")
     b.unembed(next=1)
@@ -72,10 +73,10 @@ def induction(vocab: int = 17, seed: int = 0) -> KnownModel:
     return b.build("induction", sample, every)
 
 
-def lookup(vocab: int = 9, seed: int = 0) -> KnownModel:
+def lookup(vocab: int = 9, seed: int = 0, norm: Norm = "identity") -> KnownModel:
     """The answer is in a random table of the last two tokens."""
     table = np.random.default_rng(seed).integers(1, vocab, (vocab, vocab))
-    b = Builder(["previous", "out"], 1, 3, _checked(vocab), seed, units=vocab * vocab)
+    b = Builder(["previous", "out"], 1, 3, _checked(vocab), seed, norm, units=vocab * vocab)
     b.copy(0, "previous", "token", "previous")
     for i, j in np.ndindex(vocab, vocab):
         b.unit(0, {("previous", i): 1, ("token", j): 1}, -1.5, 2, ("out", int(table[i, j])), 40)
@@ -83,38 +84,38 @@ def lookup(vocab: int = 9, seed: int = 0) -> KnownModel:
     return b.build("lookup", *_of_last_two(vocab, lambda i, j: table[i, j]))
 
 
-def either(vocab: int = 9, seed: int = 0) -> KnownModel:
+def either(vocab: int = 9, seed: int = 0, norm: Norm = "identity") -> KnownModel:
     """Two heads write the token before; one is enough."""
-    return _copies("either", vocab, seed, "pq", _ramp("pq", 0.25, 0.75), {"out": 1})
+    return _copies("either", vocab, seed, norm, "pq", _ramp("pq", 0.25, 0.75), {"out": 1})
 
 
-def backup(vocab: int = 9, seed: int = 0) -> KnownModel:
+def backup(vocab: int = 9, seed: int = 0, norm: Norm = "identity") -> KnownModel:
     """One head writes the token before; a second one's counts where the first wrote nothing."""
 
     def mlp(b: Builder) -> None:
         for j in range(vocab):
             b.unit(0, {("q", j): 1, **{("p", i): -1 for i in range(vocab)}}, -0.5, 2, ("out", j), 80)
 
-    return _copies("backup", vocab, seed, "pq", mlp, {"p": 1, "out": 1})
+    return _copies("backup", vocab, seed, norm, "pq", mlp, {"p": 1, "out": 1})
 
 
-def majority(vocab: int = 9, seed: int = 0) -> KnownModel:
+def majority(vocab: int = 9, seed: int = 0, norm: Norm = "identity") -> KnownModel:
     """Three heads write the token before; two are needed."""
-    return _copies("majority", vocab, seed, "pqr", _ramp("pqr", 1.25, 1.75), {"out": 1})
+    return _copies("majority", vocab, seed, norm, "pqr", _ramp("pqr", 1.25, 1.75), {"out": 1})
 
 
-def dip(vocab: int = 9, seed: int = 0) -> KnownModel:
+def dip(vocab: int = 9, seed: int = 0, norm: Norm = "identity") -> KnownModel:
     """One head writes the answer; a second one's output goes through a function that is 0 at 0 and at 1."""
 
     def mlp(b: Builder) -> None:
         b.piecewise(0, "p", [(0.25, -1 / 0.375), (0.625, 2 / 0.375)], "out")
 
-    return _copies("dip", vocab, seed, "ap", mlp, {"a": 1, "out": 1})
+    return _copies("dip", vocab, seed, norm, "ap", mlp, {"a": 1, "out": 1})
 
 
-def cancel(vocab: int = 9, seed: int = 0) -> KnownModel:
+def cancel(vocab: int = 9, seed: int = 0, norm: Norm = "identity") -> KnownModel:
     """One head writes the answer; a second one's output reaches the logits twice, with opposite signs."""
-    b = Builder(["a", "p", "n"], 2, 4, _checked(vocab), seed)
+    b = Builder(["a", "p", "n"], 2, 4, _checked(vocab), seed, norm)
     for slot in "ap":
         b.copy(0, "previous", "token", slot)
     b.copy(1, "self", "p", "n")
@@ -122,9 +123,9 @@ def cancel(vocab: int = 9, seed: int = 0) -> KnownModel:
     return b.build("cancel", *_of_last_two(vocab, lambda i, j: i))
 
 
-def relay(vocab: int = 9, seed: int = 0) -> KnownModel:
+def relay(vocab: int = 9, seed: int = 0, norm: Norm = "identity") -> KnownModel:
     """The answer is the token two before, copied twice."""
-    b = Builder(["p", "n"], 2, 3, _checked(vocab), seed)
+    b = Builder(["p", "n"], 2, 3, _checked(vocab), seed, norm)
     b.copy(0, "previous", "token", "p")
     b.copy(1, "previous", "p", "n")
     b.unembed(n=1)
@@ -139,7 +140,7 @@ def relay(vocab: int = 9, seed: int = 0) -> KnownModel:
     return b.build("relay", lambda rng, n: shifted(sample(rng, n)[0]), every)
 
 
-def reserve(vocab: int = 9, seed: int = 0) -> KnownModel:
+def reserve(vocab: int = 9, seed: int = 0, norm: Norm = "identity") -> KnownModel:
     """Three heads write the token before; the second counts without the first, the third without both."""
 
     def mlp(b: Builder) -> None:
@@ -149,16 +150,16 @@ def reserve(vocab: int = 9, seed: int = 0) -> KnownModel:
             b.unit(0, {("q", j): 1, **no_p}, -0.5, 2, ("out", j), 80)
             b.unit(0, {("r", j): 1, **no_p, **no_q}, -0.5, 2, ("out", j), 80)
 
-    return _copies("reserve", vocab, seed, "pqr", mlp, {"p": 1, "out": 1})
+    return _copies("reserve", vocab, seed, norm, "pqr", mlp, {"p": 1, "out": 1})
 
 
-def exclusive(vocab: int = 9, seed: int = 0) -> KnownModel:
+def exclusive(vocab: int = 9, seed: int = 0, norm: Norm = "identity") -> KnownModel:
     """One head writes the answer; what is written by exactly one of two others is taken off it."""
 
     def mlp(b: Builder) -> None:
         b.piecewise(0, "pq", [(0.25, 2), (0.75, -2), (1.25, -2), (1.75, 2)], "out")
 
-    return _copies("exclusive", vocab, seed, "apq", mlp, {"a": 1, "out": -1})
+    return _copies("exclusive", vocab, seed, norm, "apq", mlp, {"a": 1, "out": -1})
 
 
 KNOWN: Final[Mapping[str, Maker]] = {
@@ -169,10 +170,11 @@ KNOWN: Final[Mapping[str, Maker]] = {
 
 
 def _copies(
-    name: str, vocab: int, seed: int, slots: Sequence[str], mlp: Callable[[Builder], None], unembed: Mapping[str, float]
-) -> KnownModel:
+    name: str, vocab: int, seed: int, norm: Norm, slots: Sequence[str], mlp: Callable[[Builder], None],
+    unembed: Mapping[str, float],
+) -> KnownModel:  # fmt: skip
     """One layer: a head a slot writes the previous token, an MLP puts them together, the answer is that token."""
-    b = Builder([*slots, "out"], 1, 4, _checked(vocab), seed, units=4 * vocab)
+    b = Builder([*slots, "out"], 1, 4, _checked(vocab), seed, norm, units=4 * vocab)
     for slot in slots:
         b.copy(0, "previous", "token", slot)
     mlp(b)

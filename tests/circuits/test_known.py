@@ -217,3 +217,18 @@ def test_ranks_are_scikit_learn_s_but_for_the_floor() -> None:
     assert np.isnan(auprc([1, 2], [False, False]))
     with pytest.raises(ValueError, match="2 scores for 1 edges, or scores that are not finite"):
         auroc([1, 2], [True])
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_live_norms_change_neither_answers_nor_the_truth(name: str) -> None:
+    model = KNOWN[name](vocab=SMALL, seed=3, norm="live")
+    tokens, answers = model.every()
+    assert (np.array(model.model(mx.array(tokens)))[:, -1].argmax(axis=1) == answers).all()
+    live = prompts(model, n=8, seed=0).task("zero")
+    _, truth = case(name, "zero")
+    found, alone = labels(model, live), exact(live).values
+    assert (found.pivotal == truth.pivotal).all()
+    outside = [edge for edge, wired in zip(truth.edges, truth.wired, strict=True) if not wired]
+    small = np.abs([alone[edge] for edge in outside]) / live.span
+    assert 1e-6 < small.max() < 0.01  # the norms do what norms do
+    assert auroc(ig_contexts(live).of(found.edges) / live.span, found.pivotal) > 0.95
