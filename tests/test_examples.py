@@ -61,3 +61,15 @@ def test_the_page_of_the_readme_runs_without_a_word_of_complaint() -> None:
     result = saedsl.InterpretableModel.load("demo").run(page)
     assert [p.kind for p in result.prompts] == ["run"] * 4 + ["generate"]  # a row for each strength
     assert not [w for w in result.warnings if "S610" not in w]
+
+
+def test_the_python_of_the_readme_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    blocks = [block.split("```")[0] for block in (ROOT / "README.md").read_text().split("```python\n")[1:]]
+    assert len(blocks) == 2
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert saedsl.SAE.load(tmp_path / "my-sae").config.d_sae == 1024
+    assert saedsl.Result.load(tmp_path / "results").prompts
