@@ -68,8 +68,13 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom(tmp_path: Path) -> Non
     assert len(blocks) == 2
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=280, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=280,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert saedsl.SAE.load(tmp_path / "my-sae").config.d_sae == 1024
     assert saedsl.Result.load(tmp_path / "results").prompts
