@@ -28,7 +28,11 @@ EVERY: Final = -1
 
 
 def report_conflicts(
-    edits: Sequence[Intervention], where: Sequence[PositionSet] | None, program: Program, report: Report
+    edits: Sequence[Intervention],
+    where: Sequence[PositionSet] | None,
+    program: Program,
+    report: Report,
+    said: set[Hashable] | None = None,
 ) -> None:
     """Report each edit that changes what an edit above of the same stage changes already, at its own place, once for
     all its sites.
@@ -38,7 +42,9 @@ def report_conflicts(
         where: where each acts on one prompt; None without tokens: then only equal positions are known to meet.
         program: theirs; two names of one dictionary are one, and equal directions are one.
         report: where mistakes go.
+        said: conflicts that are reported already, of other prompts or runs; those that are found are added.
     """
+    said = said if said is not None else set()
     touched: Sequence[Touched] = where if where is not None else [frozenset({simplest(e.positions)}) for e in edits]
     targets: dict[Hashable, _Target] = {}
     owners: dict[tuple[Span, Span, str, str], list[str]] = {}
@@ -47,6 +53,10 @@ def report_conflicts(
         for a, what in target.add(_Change(e, where_e, _bits(e, program)), program):
             owners.setdefault((e.span, a.span, what, _hint(e, a)), []).append(_owner(e, a))
     for (span, first, what, hint), of in owners.items():
+        known = (span, first, what, tuple(of))
+        if known in said:
+            continue
+        said.add(known)
         message = f"{what} of {_listed(of)} is edited twice at the same position"
         report.error("S501", message, span, label=f"first on {report.line(first)}", hints=[hint])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -118,6 +118,7 @@ class _Planner:
         self._metrics: dict[tuple[int, str, Metric, str, int], PlannedMetric] = {}
         self._compared: set[tuple[int, ...]] = set()
         """Prompts and edits whose conflicts are reported."""
+        self._conflicts: set[Hashable] = set()
         self._references: dict[str, tuple[Tokens, ...] | None] = {}
         self._rows: dict[str, RowOf] = {}
         self._kept: list[Tokens] = []  # so that an id stays that of one object
@@ -152,7 +153,7 @@ class _Planner:
         compared = (id(tokens), *map(id, edits))
         if compared not in self._compared:
             self._compared.add(compared)
-            report_conflicts(edits, where, self._program, self._report)
+            report_conflicts(edits, where, self._program, self._report, self._conflicts)
         places, patches = [], []
         for i in step.items:
             try:

@@ -6,13 +6,14 @@ No weights, no tokens: `saedsl.plan` adds the prompts' tokens and positions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from saedsl.anatomy import ModelInfo
 from saedsl.grammar.nodes import NOWHERE, Positions, Span, Unit
 from saedsl.grammar.source import Source
+from saedsl.places import simplest
 from saedsl.sites import Site
 
 if TYPE_CHECKING:
@@ -263,6 +264,11 @@ class RecordItem:
     span: Span = field(default=NOWHERE, compare=False)
     part: Part = "site"
     """Never `direction`."""
+
+    @cached_property
+    def normal(self) -> RecordItem:
+        """The same with its positions in their simplest spelling."""
+        return replace(self, positions=simplest(self.positions))
 
 
 @dataclass(frozen=True)

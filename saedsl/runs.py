@@ -28,7 +28,7 @@ from saedsl.terms import Terms
 Item = Written | Metric
 MOST_STEPS: Final = 20_000
 """Runs of a program, each value of a sweep counted."""
-MOST_ITEMS: Final = 96_000
+MOST_ITEMS: Final = 88_000
 """What statements come to: an edit, record or metric at each site and for each value of their sweeps, and `READING`.
 
 Characters count too, so that a text of any length is answered in about the same time: see `CHARACTERS`."""
@@ -36,7 +36,7 @@ READING: Final = 3
 """For each statement and each value of its sweeps."""
 CHARACTERS: Final = 4
 """So many of the text count as one item, and as one of what is planned."""
-MOST_PLANNED: Final = 100_000
+MOST_PLANNED: Final = 80_000
 """What runs come to: for each run and each prompt that the text declares one, and one for each edit, record, metric."""
 HELD: Final[dict[Mode, frozenset[str]]] = {
     "iterative": frozenset(),
@@ -381,8 +381,10 @@ def _merged(records: Iterable[RecordItem]) -> tuple[RecordItem, ...]:
     """Records sorted by label, one for each: what is recorded twice is recorded where either says."""
     found: dict[str, RecordItem] = {}
     for r in records:
-        r = replace(r, positions=simplest(r.positions))
+        r = r.normal
         first = found.setdefault(r.label, r)
+        if first is r:
+            continue
         if not (first.positions and r.positions):
             found[r.label] = replace(first, positions=())
         else:
