@@ -71,6 +71,11 @@ class Wiring:
         offset = {"q": 0, "k": self.n_heads, "v": self.n_heads + self.n_kv_heads, "mlp": self.readers_per_layer - 1}
         return layer * self.readers_per_layer + offset[part] + head
 
+    def part(self, reader: int) -> str:
+        """What a head reads with, `q`, `k` or `v`; `all` of an MLP and of the logits."""
+        name = self.readers[reader]
+        return name.split(".")[2] if ".attn." in name else "all"
+
     def heard(self, reader: int) -> int:
         """How many sources come before a reader: it hears these, the first of them."""
         layer, place = divmod(reader, self.readers_per_layer)

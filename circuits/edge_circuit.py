@@ -12,7 +12,6 @@ import numpy as np
 
 from saedsl.circuits.decomposed import Wiring
 from saedsl.circuits.edge_task import EdgeTask
-from saedsl.circuits.node import Node
 from saedsl.circuits.quality import faithfulness
 from saedsl.errors import CircuitError
 
@@ -74,29 +73,20 @@ def edges_of(circuit: nx.DiGraph, wiring: Wiring) -> frozenset[tuple[int, int]]:
         CircuitError: as `run_edges`.
     """
     sources = {node: i for i, node in enumerate(wiring.sources)}
+    shaping: dict[int | None, list[int]] = {}
+    for reader in range(len(wiring.readers)):
+        for owner in wiring.owners(reader):
+            shaping.setdefault(owner, []).append(reader)
     found = set()
     for u, v, data in circuit.edges(data=True):
         if u not in sources:
             raise CircuitError(f"{u} is no source of this model; they are {wiring.sources[0]} to {wiring.sources[-1]}")
-        readers = _readers(v, data, wiring)
+        named = [part for part in PARTS if data.get(part)]
+        readers = shaping.get(None if v.kind == "logit" else sources.get(v, -1), [])
+        readers = [r for r in readers if not named or wiring.part(r) in (*named, "all")]
         if not readers or any(sources[u] >= wiring.heard(reader) for reader in readers):
             raise CircuitError(f"this model has no edge from {u} to {v}")
         found |= {(reader, sources[u]) for reader in readers}
     if not found:
         raise CircuitError("the circuit has no edges; `find` and `discover` keep them where the graph has them")
     return frozenset(found)
-
-
-def _readers(node: Node, edge: dict[str, object], wiring: Wiring) -> list[int]:
-    """The readers that an edge to `node` goes to; none if the model has no such node."""
-    if node.kind == "logit":
-        return [len(wiring.readers) - 1]
-    if node.layer is None or node.layer >= wiring.n_layers:
-        return []
-    if node.kind == "mlp":
-        return [wiring.reader(node.layer, "mlp")]
-    if node.kind != "head" or node.index is None or node.index >= wiring.n_heads:
-        return []
-    shared = node.index * wiring.n_kv_heads // wiring.n_heads
-    named = [part for part in PARTS if edge.get(part)]
-    return [wiring.reader(node.layer, part, node.index if part == "q" else shared) for part in named or PARTS]

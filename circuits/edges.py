@@ -65,8 +65,7 @@ class EdgeScores:
         logits = Node.of("logit", "logits")
         weights: dict[tuple[int, int | None], dict[str, float]] = {}
         for reader, source in w.edges:
-            owners = w.owners(reader)
-            part = w.readers[reader].split(".")[2] if ".attn." in w.readers[reader] else "all"
+            owners, part = w.owners(reader), w.part(reader)
             for owner in owners:
                 weights.setdefault((source, owner), {})[part] = float(self.values[reader, source]) / len(owners)
         kept = {ends: parts for ends, parts in weights.items() if abs(sum(parts.values())) >= least}
