@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -64,6 +65,11 @@ class Around:
         adaptive = self.form.activation == "jumprelu" and self.settings.target_l0 is not None
         return adaptive or self.form.activation == "batchtopk"
 
+    @cached_property
+    def dl1(self) -> mx.array:
+        """[F]: the L1 loss's gradient of a feature, the same in every part of the batch."""
+        return self.settings.sparsity / self.n * row_norms(self.w["W_dec"])
+
 
 def of_all(parts: Sequence[mx.array], around: Around) -> float:
     """What `around.needs_all` is about, of pre-activations [R, F]: BatchTopK's threshold, or JumpReLU's L0."""
@@ -103,7 +109,7 @@ def l1_loss(sums: mx.array, around: Around) -> tuple[mx.array, mx.array]:
     """The mean over tokens of the L1 loss and its gradient of W_dec [F, O], from sums over tokens of features [F]."""
     W_dec = around.w["W_dec"]
     norms = row_norms(W_dec)
-    return mx.sum(sums * norms) / around.n, (_weight(around) * sums / norms)[:, None] * W_dec
+    return mx.sum(sums * norms) / around.n, (around.settings.sparsity / around.n * sums / norms)[:, None] * W_dec
 
 
 def sparsity_loss(form: Form, settings: Settings, mean: float) -> float:
@@ -129,7 +135,7 @@ def _relu(pre: mx.array, around: Around) -> Active:
     fires = f > 0
 
     def pull(df: mx.array) -> Pulled:
-        dpre = (df + _dl1(around)) * fires
+        dpre = (df + around.dl1) * fires
         return Pulled(dpre, {"b_enc": dpre.sum(axis=0)})
 
     return Active(f, fires, pull, l1=f.sum(axis=0))
@@ -165,7 +171,7 @@ def _gated(pre: mx.array, around: Around, missing: Callable[[mx.array], mx.array
 
     def pull(df: mx.array) -> Pulled:
         dmagnitude = df * fires
-        dgate = ((2 / around.n) * without @ w["W_dec"].T + _dl1(around)) * (pre > 0)
+        dgate = ((2 / around.n) * without @ w["W_dec"].T + around.dl1) * (pre > 0)
         own = {
             "b_gate": dgate.sum(axis=0),
             "b_mag": dmagnitude.sum(axis=0),
@@ -174,12 +180,3 @@ def _gated(pre: mx.array, around: Around, missing: Callable[[mx.array], mx.array
         return Pulled(dgate + dmagnitude * scale, own)
 
     return Active(f, fires, pull, l1=gate.sum(axis=0), aux=sum_of_squares(without) / around.n)
-
-
-def _dl1(around: Around) -> mx.array:
-    """[F]: the L1 loss's gradient of a feature."""
-    return _weight(around) * row_norms(around.w["W_dec"])
-
-
-def _weight(around: Around) -> float:
-    return around.settings.sparsity / around.n
